@@ -1,0 +1,139 @@
+"""Every error the workbench raises on purpose: one tree, each with a stable code and a hint.
+
+A message says what went wrong; the hint says what to do next. The command line prints both and exits with
+``exit_status``; a notebook shows them as the last lines of the traceback.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = (
+    "BadSpec",
+    "ClaimFailed",
+    "CompileFailed",
+    "DamagedRecording",
+    "MissingCapability",
+    "MissingFrame",
+    "NewerRecording",
+    "NotPermitted",
+    "OutOfSlots",
+    "RunFailed",
+    "TargetGone",
+    "UnknownSymbol",
+    "VerifierRejected",
+    "WorkbenchError",
+)
+
+
+class WorkbenchError(Exception):
+    """Base of all deliberate errors.
+
+    Parameters
+    ----------
+    message : str
+        What went wrong, naming the thing it went wrong with.
+    hint : str
+        What the user can do about it; empty when the message already says so.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+class BadSpec(WorkbenchError):
+    """A collector specification, option or experiment file that cannot be understood."""
+
+    code = "bad-spec"
+    exit_status = 2
+
+
+class MissingCapability(WorkbenchError):
+    """This machine, kernel or build lacks something that was asked for."""
+
+    code = "missing-capability"
+    exit_status = 3
+
+
+class NotPermitted(WorkbenchError):
+    """The machine could do it, but not for this user."""
+
+    code = "not-permitted"
+    exit_status = 4
+
+
+class TargetGone(WorkbenchError):
+    """The process to observe does not exist or exited while it was being attached."""
+
+    code = "target-gone"
+    exit_status = 5
+
+
+class UnknownSymbol(WorkbenchError):
+    """A symbol, library or address that the target does not have."""
+
+    code = "unknown-symbol"
+    exit_status = 6
+
+
+class OutOfSlots(WorkbenchError):
+    """More hardware watchpoints than the processor has debug registers."""
+
+    code = "out-of-slots"
+
+
+class CompileFailed(WorkbenchError):
+    """clang refused a BPF C file; the message holds its diagnostics."""
+
+    code = "compile-failed"
+
+
+class VerifierRejected(WorkbenchError):
+    """The kernel's verifier refused a program.
+
+    ``log`` is the verifier's whole log; the message shows the C line at which it gave up.
+    """
+
+    code = "verifier-rejected"
+
+    def __init__(self, message: str, hint: str = "", log: str = "") -> None:
+        super().__init__(message, hint)
+        self.log = log
+
+
+class MissingFrame(WorkbenchError):
+    """A recording lacks the frame or column that an analysis needs."""
+
+    code = "missing-frame"
+
+
+class DamagedRecording(WorkbenchError):
+    """A recording folder that is truncated or was edited by hand."""
+
+    code = "damaged-recording"
+
+
+class NewerRecording(WorkbenchError):
+    """A recording written by a newer workbench than this one."""
+
+    code = "newer-recording"
+
+
+class RunFailed(WorkbenchError):
+    """An experiment, a notebook or a command under observation failed."""
+
+    code = "run-failed"
+
+
+class ClaimFailed(WorkbenchError):
+    """A reproduced number is outside its tolerance."""
+
+    code = "claim-failed"
