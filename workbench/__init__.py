@@ -1,0 +1,49 @@
+"""A research workbench for eBPF: record what a running process and its kernel do, as typed frames.
+
+Nothing heavy is imported until it is used: `import workbench` loads no pandas, no shared library and touches no
+kernel interface. Public names are listed in `_PUBLIC` with the module that holds them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "WorkbenchError": "workbench.errors",
+    "schema": "workbench.frames.schema",
+    "load": "workbench.frames.recording",
+    "compile": "workbench.objects.model",
+    "open": "workbench.objects.model",
+    "record": "workbench.collectors.api",
+    "watch": "workbench.collectors.api",
+    "rwatch": "workbench.collectors.api",
+    "doctor": "workbench.host",
+    "plot": "workbench.notebook.plot",
+}
+
+if TYPE_CHECKING:
+    from workbench.errors import WorkbenchError as WorkbenchError
+    from workbench.frames.schema import schema as schema
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'workbench' has no attribute {name!r}")
+    module = import_module(_PUBLIC[name])
+    value = module if name == "plot" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext workbench`: register the magics."""
+    from workbench.notebook.magics import register
+
+    register(shell)
