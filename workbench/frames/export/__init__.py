@@ -1,0 +1,17 @@
+"""Write a recording in the file formats of other tools.
+
+>>> from workbench.frames.export import exporter
+>>> with open("run.folded", "wb") as sink:
+...     exporter("folded").write(recording, sink)
+"""
+
+from __future__ import annotations
+
+from workbench.frames.export.base import Exporter, exporter, exporters, register
+from workbench.frames.export.folded import Folded
+from workbench.frames.export.speedscope import Speedscope
+
+__all__ = ("Exporter", "exporter", "exporters", "register")
+
+for _one in (Folded(), Speedscope()):
+    register(_one)
