@@ -1,0 +1,58 @@
+"""Links: an attached program that always detaches, by `with`, by `close()` and when the process dies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+__all__ = ("Link",)
+
+
+class Link:
+    """One attachment, held by file descriptors that nobody else has: closing them detaches.
+
+    Parameters
+    ----------
+    description : str
+        For messages.
+    fds : iterable of int
+        Descriptors, closed in the given order (the BPF link before the perf event it sits on).
+    """
+
+    def __init__(self, description: str, fds: Iterable[int]) -> None:
+        self.description = description
+        self._fds = list(fds)
+
+    def __repr__(self) -> str:
+        return f"<Link {self.description}{'' if self._fds else ' (detached)'}>"
+
+    @property
+    def attached(self) -> bool:
+        """True until closed."""
+        return bool(self._fds)
+
+    def close(self) -> None:
+        """Detach; safe to call twice."""
+        fds, self._fds = self._fds, []
+        for fd in fds:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+    def __enter__(self) -> Link:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()

@@ -1,0 +1,268 @@
+"""BTF, the type information of BPF objects and kernels, read without libbpf.
+
+Format: kernel Documentation/bpf/btf.rst. Only what layouts need is decoded; kinds are kept by their number.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workbench.errors import WorkbenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ("BadBtf", "Btf", "Member", "Type")
+
+INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC = range(1, 13)
+FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(13, 20)
+_MODIFIERS = (TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG)
+
+
+class BadBtf(WorkbenchError):
+    """BTF bytes that do not follow the format."""
+
+    code = "bad-btf"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Member of a struct or union, parameter of a function, or variable of a data section (`offset` in bits)."""
+
+    name: str
+    type: int
+    offset: int = 0
+    bits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    """One BTF type. `size` is the byte size for sized kinds, `target` the referred type for the others."""
+
+    id: int
+    kind: int
+    name: str
+    size: int = 0
+    target: int = 0
+    count: int = 0
+    signed: bool = False
+    members: tuple[Member, ...] = field(default=())
+
+
+class Btf:
+    """All types of one BTF blob.
+
+    Parameters
+    ----------
+    data : bytes
+        Content of a `.BTF` section or of /sys/kernel/btf/NAME.
+
+    Raises
+    ------
+    BadBtf
+        Truncated or malformed.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        try:
+            self._parse(data)
+        except (struct.error, IndexError, ValueError) as error:
+            raise BadBtf(f"malformed BTF: {error}") from error
+
+    def _parse(self, data: bytes) -> None:
+        magic, _version, _flags, header = struct.unpack_from("<HBBI", data)
+        if magic != 0xEB9F:
+            raise ValueError(f"magic is {magic:#x}, expected 0xeb9f")
+        type_off, type_len, str_off, str_len = struct.unpack_from("<4I", data, 8)
+        types = memoryview(data)[header + type_off : header + type_off + type_len]
+        self._strings = bytes(data[header + str_off : header + str_off + str_len])
+        if len(types) != type_len or len(self._strings) != str_len:
+            raise ValueError("sections reach past the end")
+        self.types: list[Type] = [Type(0, 0, "void")]
+        self._by_name: dict[tuple[int, str], int] = {}
+        at = 0
+        while at < type_len:
+            at = self._parse_one(types, at)
+
+    def _parse_one(self, types: memoryview, at: int) -> int:
+        name_off, info, size = struct.unpack_from("<3I", types, at)
+        at += 12
+        kind, count, flag = info >> 24 & 0x1F, info & 0xFFFF, bool(info >> 31)
+        number, name = len(self.types), self.string(name_off)
+        if kind == INT:
+            (bits,) = struct.unpack_from("<I", types, at)
+            at += 4
+            made = Type(number, kind, name, size=size, signed=bool(bits >> 24 & 1))
+        elif kind == ARRAY:
+            element, _index, length = struct.unpack_from("<3I", types, at)
+            at += 12
+            made = Type(number, kind, name, target=element, count=length)
+        elif kind in (STRUCT, UNION):
+            members = []
+            for i in range(count):
+                member, member_type, offset = struct.unpack_from("<3I", types, at + 12 * i)
+                bits = offset >> 24 if flag else 0
+                members.append(
+                    Member(
+                        self.string(member),
+                        member_type,
+                        offset & 0xFFFFFF if flag else offset,
+                        bits,
+                    )
+                )
+            at += 12 * count
+            made = Type(number, kind, name, size=size, members=tuple(members))
+        elif kind in (ENUM, ENUM64):
+            width = 12 if kind == ENUM64 else 8
+            values = []
+            for i in range(count):
+                label, low = struct.unpack_from("<Ii", types, at + width * i)
+                high = (
+                    struct.unpack_from("<i", types, at + width * i + 8)[0] if kind == ENUM64 else 0
+                )
+                value = (high << 32) | (low & 0xFFFFFFFF) if kind == ENUM64 else low
+                values.append(Member(self.string(label), 0, value))
+            at += width * count
+            made = Type(number, kind, name, size=size, signed=flag, members=tuple(values))
+        elif kind == FUNC_PROTO:
+            arguments = tuple(
+                Member(self.string(n), t)
+                for n, t in (struct.unpack_from("<2I", types, at + 8 * i) for i in range(count))
+            )
+            at += 8 * count
+            made = Type(number, kind, name, target=size, members=arguments)
+        elif kind == VAR:
+            at += 4
+            made = Type(number, kind, name, target=size)
+        elif kind == DATASEC:
+            variables = tuple(
+                Member("", t, offset * 8, length * 8)
+                for t, offset, length in (
+                    struct.unpack_from("<3I", types, at + 12 * i) for i in range(count)
+                )
+            )
+            at += 12 * count
+            made = Type(number, kind, name, size=size, members=variables)
+        elif kind == DECL_TAG:
+            at += 4
+            made = Type(number, kind, name, target=size)
+        elif kind == FLOAT:
+            made = Type(number, kind, name, size=size)
+        elif kind in (PTR, FWD, FUNC, *_MODIFIERS):
+            made = Type(number, kind, name, target=size)
+        else:
+            raise ValueError(f"type {number} has unknown kind {kind}")
+        self.types.append(made)
+        self._by_name.setdefault((kind, name), number)
+        return at
+
+    def string(self, offset: int) -> str:
+        """String at `offset` of the string section."""
+        if offset >= len(self._strings):
+            raise ValueError(f"string offset {offset} outside the section")
+        end = self._strings.find(b"\0", offset)
+        return self._strings[offset : end if end >= 0 else None].decode("utf-8", "replace")
+
+    def find(self, kind: int, name: str) -> Type | None:
+        """First type of that kind and name."""
+        number = self._by_name.get((kind, name))
+        return None if number is None else self.types[number]
+
+    def resolve(self, number: int) -> Type:
+        """Follow typedefs and qualifiers.
+
+        Raises
+        ------
+        BadBtf
+            A reference outside the table, or a cycle.
+        """
+        for _ in range(64):
+            if not 0 <= number < len(self.types):
+                break
+            one = self.types[number]
+            if one.kind not in _MODIFIERS:
+                return one
+            number = one.target
+        raise BadBtf(f"type {number} cannot be resolved")
+
+    def size(self, number: int) -> int:
+        """Byte size of a type (8 for pointers, 0 for void and functions)."""
+        return self._size(number, 0)
+
+    def _size(self, number: int, depth: int) -> int:
+        one = self.resolve(number)
+        if depth > 32:
+            raise BadBtf("types nest too deeply")
+        if one.kind == PTR:
+            return 8
+        if one.kind == ARRAY:
+            return one.count * self._size(one.target, depth + 1)
+        return one.size
+
+    def dtype(self, number: int) -> np.dtype[Any]:
+        """numpy dtype with the exact layout of a C type; `char[N]` becomes bytes (`SN`).
+
+        Bit-fields and flexible arrays are left out: they have no numpy equivalent.
+        """
+        return np.dtype(self._dtype(number, 0))
+
+    def _dtype(self, number: int, depth: int) -> np.dtype[Any]:
+        if depth > 32:
+            raise BadBtf("types nest too deeply")
+        one = self.resolve(number)
+        if one.kind == INT:
+            if one.size not in (1, 2, 4, 8):
+                return np.dtype(("u1", (one.size,)))
+            if one.name == "_Bool":
+                return np.dtype("?")
+            return np.dtype(f"{'i' if one.signed else 'u'}{one.size}")
+        if one.kind in (ENUM, ENUM64):
+            return np.dtype(f"{'i' if one.signed else 'u'}{one.size}")
+        if one.kind == FLOAT:
+            return np.dtype(f"f{one.size}")
+        if one.kind == PTR:
+            return np.dtype("u8")
+        if one.kind == ARRAY:
+            element = self.resolve(one.target)
+            if element.kind == INT and element.name == "char":
+                return np.dtype(f"S{one.count}")
+            return np.dtype((self._dtype(one.target, depth + 1), (one.count,)))
+        if one.kind in (STRUCT, UNION):
+            fields = [
+                (m.name, self._dtype(m.type, depth + 1), m.offset // 8)
+                for m in self._flat(one, 0, 0)
+                if not m.bits and self.size(m.type)
+            ]
+            return np.dtype(
+                {
+                    "names": [f[0] for f in fields],
+                    "formats": [f[1] for f in fields],
+                    "offsets": [f[2] for f in fields],
+                    "itemsize": one.size,
+                }
+            )
+        raise BadBtf(f"type {one.name or one.id} (kind {one.kind}) has no layout")
+
+    def _flat(self, one: Type, base: int, depth: int) -> Iterator[Member]:
+        """Members with those of anonymous structs and unions pulled up, offsets in bits from the outermost."""
+        for member in one.members:
+            inner = self.resolve(member.type)
+            if not member.name and inner.kind in (STRUCT, UNION) and depth < 32:
+                yield from self._flat(inner, base + member.offset, depth + 1)
+            elif member.name:
+                yield Member(member.name, member.type, base + member.offset, member.bits)
+
+    def variables(self, section: str) -> dict[str, tuple[int, int]]:
+        """Variables of a data section: name -> (byte offset, type)."""
+        data = self.find(DATASEC, section)
+        if data is None:
+            return {}
+        found = {}
+        for entry in data.members:
+            variable = self.resolve(entry.type)
+            found[variable.name] = (entry.offset // 8, variable.target)
+        return found

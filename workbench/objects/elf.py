@@ -1,0 +1,111 @@
+"""Sections and symbols of a small ELF64 file (a BPF object); bulk symbol tables live in `frames.symbols`."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from workbench.errors import WorkbenchError
+
+__all__ = ("BadElf", "Section", "SectionFile", "Symbol")
+
+EM_BPF = 247
+SHT_SYMTAB, SHT_NOBITS = 2, 8
+_LARGEST = 1 << 28
+
+
+class BadElf(WorkbenchError):
+    """A file that is not a well-formed ELF64 little-endian object."""
+
+    code = "bad-elf"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One section with its content (empty for .bss)."""
+
+    index: int
+    name: str
+    type: int
+    flags: int
+    data: bytes
+    size: int
+    link: int
+    info: int
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """One entry of the symbol table; `type` is 1 object, 2 function, 3 section."""
+
+    name: str
+    type: int
+    binding: int
+    section: int
+    value: int
+    size: int
+
+
+class SectionFile:
+    """An ELF64 little-endian file read whole.
+
+    Raises
+    ------
+    BadElf
+        Not such a file, or headers that point outside it.
+    """
+
+    def __init__(self, data: bytes, name: str = "object") -> None:
+        self.name = name
+        if len(data) > _LARGEST:
+            raise BadElf(f"{name} has {len(data)} bytes: too large for a BPF object")
+        if data[:6] != b"\x7fELF\x02\x01":
+            raise BadElf(f"{name} is not a 64-bit little-endian ELF file")
+        try:
+            self._parse(data)
+        except (struct.error, IndexError) as error:
+            raise BadElf(f"{name} is damaged: {error}") from error
+
+    def _parse(self, data: bytes) -> None:
+        (self.machine,) = struct.unpack_from("<H", data, 18)
+        (table,) = struct.unpack_from("<Q", data, 40)
+        entry_size, count, names = struct.unpack_from("<3H", data, 58)
+        if entry_size != 64:
+            raise BadElf(f"{self.name}: section headers of {entry_size} bytes")
+        raw = [struct.unpack_from("<IIQQQQIIQQ", data, table + 64 * i) for i in range(count)]
+        if not 0 <= names < count:
+            raise BadElf(f"{self.name}: no section name table")
+        strings = data[raw[names][4] : raw[names][4] + raw[names][5]]
+        self.sections: list[Section] = []
+        for i, (name, kind, flags, _addr, offset, size, link, info, _align, _each) in enumerate(
+            raw
+        ):
+            body = b"" if kind in (0, SHT_NOBITS) else data[offset : offset + size]
+            if kind not in (0, SHT_NOBITS) and len(body) != size:
+                raise BadElf(f"{self.name}: section {i} reaches past the end of the file")
+            self.sections.append(
+                Section(i, _text(strings, name), kind, flags, body, size, link, info)
+            )
+        self.symbols: list[Symbol] = []
+        for section in self.sections:
+            if section.type != SHT_SYMTAB or section.link >= len(self.sections):
+                continue
+            text = self.sections[section.link].data
+            for at in range(0, len(section.data) - 23, 24):
+                name, info, _other, index, value, size = struct.unpack_from(
+                    "<IBBHQQ", section.data, at
+                )
+                self.symbols.append(
+                    Symbol(_text(text, name), info & 15, info >> 4, index, value, size)
+                )
+
+    def section(self, name: str) -> Section | None:
+        """Section by name."""
+        return next((s for s in self.sections if s.name == name), None)
+
+
+def _text(strings: bytes, offset: int) -> str:
+    if offset > len(strings):
+        return ""
+    end = strings.find(b"\0", offset)
+    return strings[offset : end if end >= 0 else None].decode("utf-8", "replace")
