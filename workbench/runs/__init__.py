@@ -1,0 +1,1 @@
+"""Experiments: notebooks executed in batch, their numbers collected and checked against claims."""
