@@ -1,0 +1,176 @@
+"""Where a recording lives while it is made: PATH.partial beside PATH, owned by one live recorder.
+
+The owner holds a lock on the folder itself (flock on its descriptor): it ends with the process, however that dies,
+so a folder without a lock is what a dead recorder left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import time
+from pathlib import Path
+
+from workbench.errors import BadSpec, NotPermitted, WorkbenchError
+from workbench.frames.manifest import NAME, Manifest
+
+__all__ = ("PARTIAL", "claim", "is_live", "partial_of", "publish", "remove_recording")
+
+PARTIAL = ".partial"
+FOLDERS = ("files", "spool")
+
+
+def partial_of(path: Path) -> Path:
+    """Where the recording is made that will be `path`."""
+    return path.with_name(path.name + PARTIAL)
+
+
+def _lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def is_live(folder: Path) -> bool:
+    """Whether a recorder is writing in `folder` now."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return not _lock(descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
+
+
+def _foreign(folder: Path) -> str:
+    """Name of something in `folder` that no recorder puts there, or empty."""
+    for entry in sorted(folder.iterdir()):
+        plain = entry.is_file() and not entry.is_symlink()
+        ours = plain and (entry.name == NAME or entry.suffix == ".parquet" or entry.name.startswith("."))
+        if not ours and not (entry.name in FOLDERS and entry.is_dir() and not entry.is_symlink()):
+            return entry.name
+    return ""
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise BadSpec unless `folder` is a recording and nothing else."""
+    try:
+        Manifest.read(folder, verify=False)
+    except WorkbenchError as error:
+        raise BadSpec(
+            f"{folder} exists and is not a readable recording, so it is not replaced ({error.message})",
+            "choose another output, or move it away yourself",
+        ) from None
+    if foreign := _foreign(folder):
+        raise BadSpec(
+            f"{folder} holds {foreign!r}, which is no part of a recording, so it is not replaced",
+            "move that file away, or choose another output",
+        )
+
+
+def remove_recording(folder: Path) -> None:
+    """Delete a recording after checking that it is one."""
+    check_replaceable(folder)
+    shutil.rmtree(folder)
+
+
+def _vacant(path: Path) -> bool:
+    return not path.is_symlink() and (not path.exists() or (path.is_dir() and not any(path.iterdir())))
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Raise BadSpec when a recording cannot become `path`."""
+    if _vacant(path):
+        return
+    if not overwrite:
+        raise BadSpec(f"{path} exists already", "choose another output, or say overwrite (--overwrite)")
+    check_replaceable(path)
+
+
+def claim(path: Path, manifest: Manifest, *, overwrite: bool) -> tuple[Path, int]:
+    """Make ``PATH.partial`` with its first manifest and lock it.
+
+    Returns
+    -------
+    folder : Path
+    descriptor : int
+        Of the locked folder; closing it gives the lock up.
+
+    Raises
+    ------
+    BadSpec
+        PATH exists and may not be replaced, another recorder is writing to PATH, or a dead recorder's folder is
+        there and `overwrite` is not set.
+    NotPermitted
+        The place cannot be written.
+    """
+    check_output(path, overwrite=overwrite)
+    folder = partial_of(path)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    descriptor = -1
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.mkdir()
+        descriptor = os.open(fresh, os.O_RDONLY | os.O_CLOEXEC)
+        _lock(descriptor, fcntl.LOCK_EX)
+        (fresh / "spool").mkdir()
+        manifest.write(fresh)
+        _move_in(fresh, folder, overwrite=overwrite)
+    except BaseException as error:
+        if descriptor >= 0:
+            os.close(descriptor)
+        shutil.rmtree(fresh, ignore_errors=True)
+        if isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
+            raise NotPermitted(
+                f"no recording can be made at {path}: {error.strerror} ({error.filename})",
+                "choose a folder that you may write to",
+            ) from error
+        raise
+    return folder, descriptor
+
+
+def _move_in(fresh: Path, folder: Path, *, overwrite: bool) -> None:
+    """Rename `fresh` to `folder`, which succeeds only when nobody else's folder is there."""
+    for _ in range(20):
+        try:
+            fresh.rename(folder)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if not _lock(descriptor, fcntl.LOCK_EX):
+                time.sleep(0.01)  # a reader holds the lock for an instant
+                continue
+            if not overwrite:
+                raise BadSpec(
+                    f"{folder} holds what a recorder that died left behind",
+                    "wb.load reads it; move it away, or say overwrite (--overwrite) to replace it",
+                )
+            remove_recording(folder)
+        finally:
+            os.close(descriptor)
+    raise BadSpec(f"another recorder is writing to {folder}", "stop it, or choose another output")
+
+
+def publish(folder: Path, path: Path, *, overwrite: bool) -> None:
+    """Rename the finished `folder` to `path`, in place of an earlier recording if that is allowed."""
+    check_output(path, overwrite=overwrite)
+    old = path.with_name(f".{path.name}.old.{os.getpid()}")
+    if _vacant(path):
+        folder.rename(path)
+        return
+    path.rename(old)
+    try:
+        folder.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    with contextlib.suppress(OSError):
+        shutil.rmtree(old)
