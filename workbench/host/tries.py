@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
@@ -79,10 +80,8 @@ def _in_child(names: Sequence[str]) -> Iterator[Row]:
     try:
         yield from _rows(child, names)
     finally:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         child.wait()
         if child.stdout:
             child.stdout.close()
@@ -123,7 +122,8 @@ def _line(fd: int, selector: selectors.BaseSelector, deadline: float) -> bytes |
 
 
 def _death(child: subprocess.Popen[bytes]) -> str:
-    status = child.wait()
-    if status < 0:
-        return f"trying it killed the process that tried: {signal.Signals(-status).name}"
-    return f"the process that tried it exited with status {status}"
+    # Not reaped yet: until the group was killed its number must stay taken.
+    end = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    if end and end.si_code != os.CLD_EXITED:
+        return f"trying it killed the process that tried: {signal.Signals(end.si_status).name}"
+    return f"the process that tried it exited with status {end.si_status if end else 'unknown'}"

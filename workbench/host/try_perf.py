@@ -40,13 +40,15 @@ class _Probed:
         except KeyError:
             raise Absent(f"not tried: no test function for {platform.machine()}") from None
         page = mmap.PAGESIZE
-        file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="workbench-doctor-"))
+        named = tempfile.NamedTemporaryFile(prefix="workbench-doctor-")  # noqa: SIM115  the stack closes it
+        file = stack.enter_context(named)
         file.write(code.ljust(2 * page, b"\0"))
         file.flush()
         try:
             text = mmap.mmap(file.fileno(), page, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC)
         except PermissionError:
-            raise Absent(f"{tempfile.gettempdir()} is mounted noexec", "set TMPDIR to a folder without noexec") from None
+            folder = tempfile.gettempdir()
+            raise Absent(f"{folder} is mounted noexec", "set TMPDIR to a folder without noexec") from None
         data = mmap.mmap(file.fileno(), page, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE, offset=page)
         self.path = file.name
         self.semaphore_offset = page

@@ -1,4 +1,4 @@
-"""Trials of what user space can do with processes: system call notification, ptrace, Python stacks, virtual machines."""
+"""Trials of what user space can do with processes: notified system calls, ptrace, Python stacks, guests."""
 
 from __future__ import annotations
 

@@ -17,24 +17,7 @@ from pathlib import Path
 
 from workbench.host.trial import Absent, grant, trial
 
-__all__ = ("newest_program",)
-
-
-def newest_program(stem: str, variable: str = "") -> str:
-    """Path of `stem` or of its highest ``stem-N`` on PATH; $`variable` wins. Absent if there is none."""
-    if variable and (named := os.environ.get(variable)):
-        return named
-    versions = {
-        int(match[1]): str(path)
-        for folder in reversed(os.get_exec_path())
-        for path in Path(folder).glob(f"{stem}-*")
-        if (match := re.fullmatch(re.escape(stem) + r"-(\d+)", path.name)) and os.access(path, os.X_OK)
-    }
-    if versions:
-        return versions[max(versions)]
-    if plain := shutil.which(stem):
-        return plain
-    raise Absent(f"no program {stem} on PATH")
+__all__ = ()
 
 
 def _scratch(stack: ExitStack) -> Path:
@@ -80,9 +63,8 @@ def _c_compiler(stack: ExitStack) -> str:
 
     folder = _scratch(stack)
     (folder / "one.c").write_text("#include <stdint.h>\nuint32_t one(void) { return 4242; }\n")
-    run = subprocess.run(
-        [compiler(), "-shared", "-fPIC", "-o", "one.so", "one.c"], cwd=folder, capture_output=True, text=True, check=False
-    )
+    command = [compiler(), "-shared", "-fPIC", "-o", "one.so", "one.c"]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if run.returncode:
         raise Absent(f"{compiler()} fails: {_last(run.stderr)}")
     if ctypes.CDLL(str(folder / "one.so")).one() != 4242:
@@ -131,7 +113,11 @@ def _bcc(stack: ExitStack) -> str:
 
 @trial("llvm-symbolizer", "Debian: apt-get install llvm-19; without it stacks have no lines or inlined calls")
 def _symbolizer(stack: ExitStack) -> str:
-    program = newest_program("llvm-symbolizer", "LLVM_SYMBOLIZER")
+    from workbench.frames.symbols.lines import find_tool
+
+    program = find_tool()
+    if not program:
+        raise Absent("no program llvm-symbolizer on PATH")
     libc = ctypes.CDLL(None)
     address = ctypes.cast(libc.getppid, ctypes.c_void_p).value or 0
     for line in Path("/proc/self/maps").read_text().splitlines():
@@ -152,6 +138,7 @@ def _symbolizer(stack: ExitStack) -> str:
 
 @trial("OpenCL", "Debian: apt-get install pocl-opencl-icd ocl-icd-libopencl1 (runs kernels on the CPU)", limit=30.0)
 def _opencl(stack: ExitStack) -> str:
+    os.environ["POCL_CACHE_DIR"] = str(_scratch(stack))
     try:
         lib = ctypes.CDLL("libOpenCL.so.1")
     except OSError as error:

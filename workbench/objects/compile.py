@@ -12,6 +12,7 @@ import platform
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -37,9 +38,10 @@ def clang() -> str:
         return named
     versions: dict[int, str] = {}
     for folder in os.get_exec_path():
-        for path in Path(folder).glob("clang-*"):
-            if (match := re.fullmatch(r"clang-(\d+)", path.name)) and os.access(path, os.X_OK):
-                versions.setdefault(int(match[1]), str(path))
+        with suppress(OSError):  # a folder on PATH that this user may not read
+            for path in Path(folder).glob("clang-*"):
+                if (match := re.fullmatch(r"clang-(\d+)", path.name)) and os.access(path, os.X_OK):
+                    versions.setdefault(int(match[1]), str(path))
     if versions:
         return versions[max(versions)]
     if plain := shutil.which("clang"):
