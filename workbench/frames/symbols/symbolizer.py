@@ -18,6 +18,7 @@ from workbench.frames.symbols.ranges import (
     python_name,
 )
 from workbench.frames.symbols.store import SymbolStore, default_store
+from workbench.frames.symbols.texts import TextColumn
 from workbench.frames.symbols.vdso import vdso_image
 
 if TYPE_CHECKING:
@@ -58,56 +59,6 @@ class Resolved:
 
     def __len__(self) -> int:
         return len(self.index)
-
-
-@dataclass(slots=True)
-class _Texts:
-    """A text column under construction: codes into names that come in bulk or one by one."""
-
-    chunks: list[pa.Array] = field(default_factory=list)
-    size: int = 0
-    single: dict[str, int] = field(default_factory=dict)
-
-    def bulk(self, names: pa.Array) -> int:
-        """Append names; returns the code of the first."""
-        self.chunks.append(names)
-        self.size += len(names)
-        return self.size - len(names)
-
-    def listed(self, names: list[str]) -> NDArray[np.int64]:
-        """Codes of names, equal names once."""
-        import pyarrow as pa
-
-        codes = np.empty(len(names), np.int64)
-        fresh: list[str] = []
-        for i, name in enumerate(names):
-            code = self.single.get(name)
-            if code is None:
-                code = self.size + len(fresh)
-                self.single[name] = code
-                fresh.append(name)
-            codes[i] = code
-        if fresh:
-            self.bulk(pa.array(fresh, pa.large_string()))
-        return codes
-
-    def encode(self, codes: NDArray[np.int64]) -> pa.DictionaryArray:
-        """The column as a dictionary array whose dictionary is unique and holds only names that occur."""
-        import pyarrow as pa
-
-        names = pa.chunked_array(self.chunks, pa.large_string()).combine_chunks()
-        unique = names.dictionary_encode()
-        codes = unique.indices.to_numpy(zero_copy_only=False).astype(np.int32)[codes]
-        used = np.zeros(len(unique.dictionary), bool)
-        used[codes] = True
-        dictionary = unique.dictionary
-        if not used.all():
-            renumber = np.cumsum(used, dtype=np.int32) - np.int32(1)
-            codes = renumber[codes]
-            dictionary = dictionary.take(pa.array(np.flatnonzero(used)))
-        if dictionary.nbytes < 1 << 31:
-            dictionary = dictionary.cast(pa.string())
-        return pa.DictionaryArray.from_arrays(pa.array(codes), dictionary)
 
 
 @dataclass(slots=True)
@@ -209,7 +160,7 @@ class Symbolizer:
         Resolved
             Rows in the order of the input.
         """
-        functions, modules, lines = _Texts(), _Texts(), _Texts()
+        functions, modules, lines = TextColumn(), TextColumn(), TextColumn()
         unique = self._unique(pids, addresses, times)
         self._name(unique, functions, modules, with_lines=self._lines is not None)
         return self._expand(unique, functions, modules, lines)
@@ -227,9 +178,9 @@ class Symbolizer:
         pyarrow.DictionaryArray
             n rows, int32 codes, unique string values.
         """
-        names = _Texts()
+        names = TextColumn()
         unique = self._unique(pids, addresses, times)
-        self._name(unique, names, _Texts(), with_lines=False)
+        self._name(unique, names, TextColumn(), with_lines=False)
         return names.encode(unique.function[unique.inverse])
 
     def modules(
@@ -240,7 +191,7 @@ class Symbolizer:
     ) -> pa.DictionaryArray:
         """Mapping of each address: path, ``[kernel]``, ``[heap]``, ..., ``[anonymous]``, empty where none is known."""
         rows, kernel, _pids = self._rows(pids, addresses, times)
-        names = _Texts()
+        names = TextColumn()
         distinct, inverse = np.unique(np.where(kernel, -2, rows), return_inverse=True)
         texts = [
             "[kernel]" if row == -2 else "" if row < 0 else self.mappings.path[row] or "[anonymous]"
@@ -295,7 +246,7 @@ class Symbolizer:
         )
 
     def _name(
-        self, unique: _Unique, functions: _Texts, modules: _Texts, *, with_lines: bool
+        self, unique: _Unique, functions: TextColumn, modules: TextColumn, *, with_lines: bool
     ) -> None:
         self._name_kernel(unique, functions, modules)
         rows = np.unique(unique.row[unique.row >= 0])
@@ -328,7 +279,7 @@ class Symbolizer:
             return None
         return self.store.get(path, build_id, readable_by(path, build_id))
 
-    def _name_kernel(self, unique: _Unique, functions: _Texts, modules: _Texts) -> None:
+    def _name_kernel(self, unique: _Unique, functions: TextColumn, modules: TextColumn) -> None:
         at = np.flatnonzero(unique.space == _KERNEL)
         if not len(at):
             return
@@ -348,7 +299,7 @@ class Symbolizer:
         at: NDArray[np.int64],
         path: str,
         symbols: ElfSymbols,
-        functions: _Texts,
+        functions: TextColumn,
         *,
         with_lines: bool,
     ) -> None:
@@ -397,7 +348,7 @@ class Symbolizer:
         )
 
     def _name_jit(
-        self, unique: _Unique, left: NDArray[np.int64], functions: _Texts, modules: _Texts
+        self, unique: _Unique, left: NDArray[np.int64], functions: TextColumn, modules: TextColumn
     ) -> None:
         anonymous = np.array(
             [
@@ -431,7 +382,7 @@ class Symbolizer:
             self._jit[pid] = parse_perf_map(content)
         return self._jit[pid]
 
-    def _name_unknown(self, unique: _Unique, functions: _Texts) -> None:
+    def _name_unknown(self, unique: _Unique, functions: TextColumn) -> None:
         left = np.flatnonzero(unique.function < 0)
         names = []
         for row, address in zip(
@@ -446,7 +397,7 @@ class Symbolizer:
         unique.function[left] = functions.listed(names)
 
     def _expand(
-        self, unique: _Unique, functions: _Texts, modules: _Texts, lines: _Texts
+        self, unique: _Unique, functions: TextColumn, modules: TextColumn, lines: TextColumn
     ) -> Resolved:
         count = len(unique.address)
         no_line = lines.listed([""])[0]
@@ -480,7 +431,7 @@ class Symbolizer:
             pick = start[unique.inverse][index] + within
             depth = within
             chosen = owner[pick]
-        spaces = _Texts()
+        spaces = TextColumn()
         space_codes = spaces.listed(list(SPACES))
         return Resolved(
             index.astype(np.int64),
