@@ -23,6 +23,7 @@ __all__ = (
     "natural_frame",
     "optional_frame",
     "sample_period",
+    "spans",
     "weights",
 )
 
@@ -119,9 +120,9 @@ def codes(series: pd.Series[Any]) -> tuple[NDArray[np.int64], NDArray[np.object_
 def sample_period(recording: RecordingView) -> float:
     """CPU time that one row of `samples` stands for, in ns.
 
-    From the ``period`` (ns) or ``frequency`` (Hz) that the manifest has for the cpu collector. Without these the most
-    frequent distance of two successive samples of a thread, which is the period as long as some thread ran through it without leaving
-    the CPU.
+    From the ``period`` (ns) or ``frequency`` (Hz) that the manifest has for the cpu collector. Without these the
+    most frequent distance of two successive samples of a thread, which is the period as long as some thread ran
+    through it without leaving the CPU.
     """
     for collector in manifest_value(recording, "collectors", default=()):
         if collector.name == "cpu":
@@ -175,3 +176,21 @@ def weights(
     if "duration" not in table.columns:
         raise BadSpec(f"frame {frame!r} has no durations", "use by='count'")
     return np.maximum(table["duration"].to_numpy(dtype=np.float64), 0.0), "ns"
+
+
+def spans(table: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Begin and end of each row on CLOCK_MONOTONIC, and which rows last at all.
+
+    ``time`` is when an interval began. Rows without a duration (points in time, calls whose return was not seen) end
+    when they begin; an interval of 0 ns counts as 1 ns, so that its end comes after its begin.
+
+    Returns
+    -------
+    (int64 (n,), int64 (n,), bool (n,))
+    """
+    start = table["time"].to_numpy(dtype=np.int64)
+    if "duration" not in table.columns:
+        return start, start, np.zeros(len(start), dtype=np.bool_)
+    duration = table["duration"].to_numpy(dtype=np.int64)
+    lasting = duration >= 0
+    return start, start + np.where(lasting, np.maximum(duration, 1), 0), lasting

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from workbench.frames.export.base import Exporter, exporter, exporters, register
 from workbench.frames.export.folded import Folded
+from workbench.frames.export.perfetto import Perfetto
+from workbench.frames.export.pprof import Pprof
 from workbench.frames.export.speedscope import Speedscope
 
 __all__ = ("Exporter", "exporter", "exporters", "register")
 
-for _one in (Folded(), Speedscope()):
+for _one in (Folded(), Perfetto(), Pprof(), Speedscope()):
     register(_one)
