@@ -37,6 +37,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from workbench.errors import BadSpec, MissingCapability
+from workbench.frames.symbols.mappings import parse_maps, readable_place
+from workbench.frames.symbols.vdso import vdso_image
 from workbench.frames.unwind_tables import UnwindTable, UnwindTables
 from workbench.native.unwind import (
     AARCH64,
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ("FRAME_POINTER", "Status", "Unwinder", "Unwound", "read_executable_mappings")
+__all__ = ("FRAME_POINTER", "Status", "Unwinder", "Unwound")
 
 CHUNK = 8192
 MAX_VDSO = 1 << 20
@@ -83,63 +85,32 @@ class Unwound(NamedTuple):
     status: NDArray[np.uint8]
 
 
+# start, end, offset, path, build id (empty: not known) of a mapping
+_Entry = tuple[int, int, int, str, str]
+
+
 @dataclass(slots=True)
 class _Process:
     mappings: NDArray[np.void]
-    files: list[tuple[int, int, int, str, int]]
-    """start, end, offset, path and inode (-1: not known) of each mapping."""
+    entries: list[_Entry]
     tables: list[UnwindTable | None] = field(default_factory=list)
     refresh_after: float = 0.0
     pause: float = 0.0
 
 
-def read_executable_mappings(pid: int | str) -> dict[str, list[Any]]:
-    """Executable mappings of a process, from `/proc/PID/maps`.
-
-    Returns
-    -------
-    dict
-        Columns start, end, offset, inode (int) and path (str), sorted by start.
-
-    Raises
-    ------
-    OSError
-        No such process, or not permitted.
-    """
-    columns: dict[str, list[Any]] = {"start": [], "end": [], "offset": [], "inode": [], "path": []}
+def _read_mappings(pid: int) -> list[_Entry]:
     text = Path(f"/proc/{pid}/maps").read_bytes()
-    for line in text.splitlines():
-        fields = line.split(None, 5)
-        if len(fields) < 5 or b"x" not in fields[1]:
-            continue
-        start, _, end = fields[0].partition(b"-")
-        columns["start"].append(int(start, 16))
-        columns["end"].append(int(end, 16))
-        columns["offset"].append(int(fields[2], 16))
-        columns["inode"].append(int(fields[4]))
-        path = fields[5] if len(fields) > 5 else b""
-        columns["path"].append(path.replace(b"\\012", b"\n").decode("utf-8", "surrogateescape"))
-    return columns
-
-
-def _memory(pid: int | str, start: int, end: int) -> bytes:
-    with contextlib.suppress(OSError, ValueError), Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
-        memory.seek(start)
-        return memory.read(end - start)
-    return b""
+    return sorted((*row, "") for row in parse_maps(text))
 
 
 def _vdso(pid: int, start: int, end: int) -> bytes:
     """The vdso image of a process; that of this process, which is the same code, where it cannot be read."""
-    if not 0 < end - start <= MAX_VDSO:
-        return b""
-    if len(image := _memory(pid, start, end)) == end - start:
-        return image
-    own = read_executable_mappings("self")
-    if "[vdso]" not in own["path"]:
-        return b""
-    at = own["path"].index("[vdso]")
-    return _memory("self", own["start"][at], own["end"][at])
+    if 0 < end - start <= MAX_VDSO:
+        with contextlib.suppress(OSError, ValueError), Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
+            memory.seek(start)
+            if len(image := memory.read(end - start)) == end - start:
+                return image
+    return vdso_image()
 
 
 class Unwinder:
@@ -195,36 +166,40 @@ class Unwinder:
         pid : int
             Process as it will be named in `unwind`.
         columns : mapping
-            start, end, offset (int), path (str), optionally inode; any order. Overlapping mappings are refused.
-            Tables of files that were mapped before are kept.
+            start, end, offset (int), path (str), optionally build_id (hex; a file that has another one by now is
+            not used); any order. Frame ``mappings`` has these columns. Tables loaded before are kept.
 
         Raises
         ------
         BadSpec
             Mappings that overlap or end before they start.
         """
-        inodes = columns.get("inode", [-1] * len(columns["start"]))
+        build_ids = columns.get("build_id", [""] * len(columns["start"]))
         rows = zip(
-            columns["start"], columns["end"], columns["offset"], columns["path"], inodes, strict=True
+            *(columns[name] for name in ("start", "end", "offset", "path")), build_ids, strict=True
         )
-        files = sorted((int(s), int(e), int(o), str(p), int(i)) for s, e, o, p, i in rows)
-        ends = [0] + [entry[1] for entry in files]
-        if any(e[0] < before or e[1] <= e[0] for e, before in zip(files, ends, strict=False)):
+        self._set(pid, sorted((int(s), int(e), int(o), str(p), str(b)) for s, e, o, p, b in rows))
+
+    def _set(self, pid: int, entries: list[_Entry]) -> None:
+        ends = [0, *(entry[1] for entry in entries)]
+        if any(e[0] < before or e[1] <= e[0] for e, before in zip(entries, ends, strict=False)):
             raise BadSpec(
-                f"mappings of process {pid} overlap or are empty", "pass one line of /proc/PID/maps per mapping"
+                f"mappings of process {pid} overlap or are empty",
+                "pass one row per executable line of /proc/PID/maps",
             )
-        mappings = np.zeros(len(files), MAPPING)
-        if files:
-            mappings["start"] = [entry[0] for entry in files]
-            mappings["end"] = [entry[1] for entry in files]
-            mappings["flags"] = [LAZY if entry[3] else 0 for entry in files]
-        process = _Process(mappings, files, [None] * len(files))
-        if (before_that := self._processes.get(pid)) is not None:
-            known = {entry: i for i, entry in enumerate(before_that.files)}
-            for i, entry in enumerate(files):
+        mappings = np.zeros(len(entries), MAPPING)
+        if entries:
+            mappings["start"] = [entry[0] for entry in entries]
+            mappings["end"] = [entry[1] for entry in entries]
+            mappings["flags"] = [LAZY if entry[3] else 0 for entry in entries]
+        process = _Process(mappings, entries, [None] * len(entries))
+        if (earlier := self._processes.get(pid)) is not None:
+            known = {entry: i for i, entry in enumerate(earlier.entries)}
+            for i, entry in enumerate(entries):
                 if (k := known.get(entry)) is not None:
-                    mappings[i] = before_that.mappings[k]
-                    process.tables[i] = before_that.tables[k]
+                    mappings[i] = earlier.mappings[k]
+                    process.tables[i] = earlier.tables[k]
+            process.pause, process.refresh_after = earlier.pause, earlier.refresh_after
         self._processes[pid] = process
 
     def forget(self, pid: int) -> None:
@@ -233,16 +208,15 @@ class Unwinder:
 
     def refresh(self, pid: int) -> bool:
         """Read the mappings of a process again; True if they changed."""
-        try:
-            columns = read_executable_mappings(pid)
-        except OSError:
-            self._processes.setdefault(pid, _Process(np.zeros(0, MAPPING), []))
-            return False
         before = self._processes.get(pid)
-        if not columns["start"] and before is not None:
-            return False  # a process that is exiting has none left; what it had still explains its samples
-        self.set_mappings(pid, columns)
-        return before is None or before.files != self._processes[pid].files
+        try:
+            entries = _read_mappings(pid)
+        except OSError:
+            entries = []
+        if before is not None and (not entries or before.entries == entries):
+            return False  # a process that exits has no mappings left; what it had still explains its samples
+        self._set(pid, entries)
+        return bool(entries)
 
     def prepare(self, pid: int) -> int:
         """Load the tables of all files mapped by a process now, so that no sample waits for them.
@@ -363,8 +337,8 @@ class Unwinder:
     def _load_wanted(self, pid: int, process: _Process) -> bool:
         wanted = np.flatnonzero(process.mappings["flags"] & WANTED)
         for i in wanted.tolist():
-            start, end, offset, path, inode = process.files[i]
-            table = self._table(pid, start, end, path, inode)
+            start, end, offset, *_ = process.entries[i]
+            table = self._table(pid, process.entries[i])
             process.mappings["flags"][i] = 0
             if table is not None and table.machine == self.machine and len(table.rows):
                 process.tables[i] = table
@@ -373,24 +347,13 @@ class Unwinder:
                 process.mappings["rows"][i] = table.rows.ctypes.data
         return len(wanted) > 0
 
-    def _table(self, pid: int, start: int, end: int, path: str, inode: int) -> UnwindTable | None:
+    def _table(self, pid: int, entry: _Entry) -> UnwindTable | None:
+        start, end, _, path, build_id = entry
         if path == "[vdso]":
-            return self.tables.of_image(_vdso(pid, start, end))
-        if not path.startswith("/"):
-            return None
-        if self.live:
-            # The mapped file itself, whatever its name is now and in whatever mount namespace; needs privilege.
-            if (table := self.tables.of_file(f"/proc/{pid}/map_files/{start:x}-{end:x}")) is not None:
-                return table
-            if (table := self._checked(f"/proc/{pid}/root{path}", inode)) is not None:
-                return table
-        return self._checked(path, inode)
-
-    def _checked(self, path: str, inode: int) -> UnwindTable | None:
-        with contextlib.suppress(OSError, ValueError):
-            if inode in (-1, Path(path).stat().st_ino):
-                return self.tables.of_file(path)
-        return None
+            return self.tables.of_image(_vdso(pid, start, end) if self.live else vdso_image())
+        place = readable_place(pid, start, end, path) if self.live else path
+        table = self.tables.of_file(place) if place.startswith("/") else None
+        return table if table is None or build_id in ("", table.build_id) else None
 
 
 def _register_matrix(registers: ArrayLike) -> NDArray[np.uint64]:

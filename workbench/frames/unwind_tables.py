@@ -19,6 +19,7 @@ import numpy as np
 
 from workbench.errors import WorkbenchError
 from workbench.frames.symbols.elffile import PT_LOAD, BadElf, ElfFile
+from workbench.frames.symbols.store import cache_folder
 from workbench.native.unwind import AARCH64, ROW, SIGNAL, X86_64, CfaKind, RuleKind, build_rows
 
 if TYPE_CHECKING:
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ("UnwindTable", "UnwindTables", "cache_folder")
+__all__ = ("UnwindTable", "UnwindTables")
 
 PT_GNU_EH_FRAME = 0x6474E550
 PF_X = 1
-VERSION = 1
+VERSION = 2
 """Part of the file names of the cache: tables of another layout or other rules are not read."""
 MAX_SECTION = 1 << 30
+MAX_ENTRY_CODE = 128
 _FORMATS = {0: "<Q", 2: "<H", 3: "<I", 4: "<Q", 10: "<h", 11: "<i", 12: "<q"}
 # mov x8, #139 (rt_sigreturn); svc #0: the signal trampoline of aarch64, whose call frame information the kernel
 # leaves out on purpose.
@@ -71,14 +73,6 @@ class UnwindTable:
             if overlap > best:
                 best, result = overlap, start - offset + segment - vaddr
         return result % (1 << 64)
-
-
-def cache_folder(kind: str) -> Path:
-    """Where tables that can be made again are kept: `$WORKBENCH_CACHE`, else the user's cache, / `kind`."""
-    if chosen := os.environ.get("WORKBENCH_CACHE"):
-        return Path(chosen) / kind
-    base = os.environ.get("XDG_CACHE_HOME") or ""
-    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "workbench" / kind
 
 
 def _pointer(data: bytes, at: int, encoding: int, address: int, base: int) -> int | None:
@@ -147,6 +141,25 @@ def _with_sigreturn(elf: ElfFile, rows: NDArray[np.void]) -> NDArray[np.void]:
     return rows
 
 
+def _with_entry(elf: ElfFile, rows: NDArray[np.void]) -> NDArray[np.void]:
+    """`rows` with the program entry as outermost frame where the start code says nothing about itself.
+
+    That code is a few instructions of assembly (the dynamic loader's, musl's); it has no caller.
+    """
+    at = int(np.searchsorted(rows["start"], elf.entry, "right"))
+    if not elf.entry or (at and rows["cfa_kind"][at - 1] != CfaKind.NONE):
+        return rows
+    end = elf.entry + MAX_ENTRY_CODE
+    if at < len(rows) and int(rows["start"][at]) < end:
+        extra = np.zeros(1, ROW)
+    else:
+        extra = np.zeros(2, ROW)
+        extra["start"][1] = end
+    extra[0] = (elf.entry, 0, 0, 0, CfaKind.SP, RuleKind.SAME, RuleKind.UNDEFINED, 0)
+    kept = at - (at > 0 and int(rows["start"][at - 1]) == elf.entry)
+    return np.concatenate([rows[:kept], extra, rows[at:]])
+
+
 def _segments(elf: ElfFile) -> tuple[tuple[int, int, int], ...]:
     loads = elf.segments[(elf.segments["type"] == PT_LOAD) & (elf.segments["flags"] & PF_X != 0)]
     return tuple((int(r["offset"]), int(r["vaddr"]), int(r["filesz"])) for r in loads)
@@ -160,11 +173,12 @@ class UnwindTables:
     folder : Path, optional
         Where tables are kept: raw `.npy` of `workbench.native.unwind.ROW`, named by build-id, file size and
         format version. A file that is missing, damaged or of another layout is built again; a folder that cannot be
-        written is done without. Default `cache_folder("unwind")`.
+        written is done without. Default: sub-folder
+        ``unwind`` of the symbol cache.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder if folder is not None else cache_folder("unwind")
+        self.folder = folder if folder is not None else cache_folder() / "unwind"
         self.built = 0
         """Tables built from `.eh_frame` so far (not read from disk)."""
         self._tables: dict[tuple[int, int, int, int], UnwindTable | None] = {}
@@ -206,6 +220,7 @@ class UnwindTables:
             rows = build_rows(data, address, elf.machine, limit).rows
             if elf.machine == AARCH64 and not keep:
                 rows = _with_sigreturn(elf, rows)
+            rows = _with_entry(elf, rows)
             self.built += 1
             if keep:
                 _save(path, rows)

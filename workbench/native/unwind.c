@@ -166,6 +166,8 @@ static enum wb_unwind_status step(const struct wb_unwind_row *row, struct stack 
         return stack->failed;
     if (row->fp_rule == WB_RULE_UNDEFINED)
         fp = 0;
+    else if (row->fp_rule == WB_RULE_AT_CFA && frame->exact && plus(cfa, row->fp_offset) < frame->sp)
+        fp = frame->fp; /* an epilogue has popped it already; compilers do not say so */
     else if (row->fp_rule != WB_RULE_SAME && !recover(stack, frame, cfa, row->fp_rule, row->fp_offset, &fp))
         return stack->failed;
     if (arm)
