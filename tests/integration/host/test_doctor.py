@@ -40,8 +40,8 @@ def test_what_needs_no_privilege_or_package_works_on_any_linux(here: Doctor) -> 
 
 def test_examining_leaves_nothing_behind() -> None:
     def state() -> tuple[set[str], set[str], list[str]]:
-        descriptors = set(os.listdir("/proc/self/fd"))
-        scratch = {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("workbench-doctor")}
+        descriptors = {path.name for path in Path("/proc/self/fd").iterdir()}
+        scratch = {path.name for path in Path(tempfile.gettempdir()).glob("workbench-doctor*")}
         mounts = Path("/proc/self/mounts").read_text().splitlines()
         return descriptors, scratch, mounts
 
@@ -108,6 +108,24 @@ def test_a_refusal_says_eperm_and_how_to_grant_it(unprivileged: dict[str, dict[s
         if not unprivileged[name]["ok"]:  # a machine may allow BPF to everybody
             assert unprivileged[name] in refused
             assert "setcap cap_bpf" in unprivileged[name]["remedy"], unprivileged[name]
+
+
+def test_the_advised_capabilities_are_enough(here: Doctor, readable_copy: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can hand out capabilities")
+    names = [name for name in ("uprobe_multi", "raw tracepoint", "ring buffer", "hardware breakpoint") if here[name].ok]
+    script = f"from workbench.host import doctor; print(doctor({names!r}).to_json())"
+    for python in (sys.executable, "/usr/bin/python3"):
+        command = [
+            "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=+bpf,+perfmon",
+            "--ambient-caps=+bpf,+perfmon", "env", f"PYTHONPATH={readable_copy}", python, "-c", script,
+        ]  # fmt: skip
+        run = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
+        if run.returncode == 0:
+            break
+    rows = json.loads(run.stdout)
+    assert [(row["name"], row["reason"]) for row in rows if not row["ok"]] == []
+    assert len(rows) == len(names)
 
 
 def test_what_root_can_do_unprivileged_users_may_lack_but_never_the_reverse(

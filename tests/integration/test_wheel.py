@@ -1,0 +1,87 @@
+"""The wheel holds all that runs without a compiler, and imports from where it was installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files under version control (and new ones), without anything that was built."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    folder = tmp_path_factory.mktemp("check out")  # a path with a space
+    wanted = ("workbench/", "bpf/", "pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in")
+    for name in filter(None, listed.split("\0")):
+        if name.startswith(wanted) and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("wheel")
+    command = [
+        sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(target),
+    ]  # fmt: skip
+    run = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    (built,) = target.glob("*.whl")
+    return built
+
+
+@pytest.mark.needs("C compiler", "clang")
+def test_wheel_is_for_this_platform_and_any_python(wheel: Path) -> None:
+    assert wheel.name.startswith("bpf_workbench-")
+    assert "-py3-none-linux_" in wheel.name
+
+
+@pytest.mark.needs("C compiler", "clang")
+def test_wheel_holds_core_objects_and_headers(wheel: Path, checkout: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert "workbench/native/_core.so" in names
+    programs = {path.name.removesuffix(".bpf.c") for path in (checkout / "bpf").glob("*.bpf.c")}
+    built = {Path(name).name.split(".")[0] for name in names if name.startswith("workbench/objects/built/")}
+    assert programs and built == programs
+    headers = {f"workbench/objects/include/{path.name}" for path in (checkout / "bpf").glob("*.h")}
+    assert headers and headers <= names
+    assets = {str(path.relative_to(checkout)) for path in checkout.glob("workbench/notebook/assets/*")}
+    assert assets <= names
+    assert not any(name.startswith(("tests/", "bpf/")) for name in names)
+
+
+SCRIPT = """
+import json, workbench
+from workbench.native.library import load
+from workbench.objects.build import built_object
+load()
+print(json.dumps({"home": workbench.__file__, "object": str(built_object(PROGRAM)), "version": workbench.__version__}))
+"""
+
+
+@pytest.mark.needs("C compiler", "clang")
+def test_installed_wheel_imports_and_finds_its_binaries(wheel: Path, checkout: Path, tmp_path: Path) -> None:
+    target = tmp_path / "site"
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
+    subprocess.run(command, capture_output=True, text=True, check=True)
+    program = sorted((checkout / "bpf").glob("*.bpf.c"))[0].name.removesuffix(".bpf.c")
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT.replace("PROGRAM", repr(program))],
+        env={**os.environ, "PYTHONPATH": str(target)}, cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads(run.stdout)
+    assert Path(found["home"]).is_relative_to(target)
+    assert Path(found["object"]).is_relative_to(target)
+    assert Path(found["object"]).read_bytes()[:4] == b"\x7fELF"
+    assert f"-{found['version']}-" in wheel.name
