@@ -88,22 +88,26 @@ def _bytes_codes(values: NDArray[np.bytes_], names: _Names) -> NDArray[np.int32]
     encoded = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(width), len(values), [None, plain]
     ).dictionary_encode()
-    texts = [raw.split(b"\0", 1)[0].decode("utf-8", "replace") for raw in encoded.dictionary.to_pylist()]
+    texts = [
+        raw.split(b"\0", 1)[0].decode("utf-8", "replace") for raw in encoded.dictionary.to_pylist()
+    ]
     codes: NDArray[np.int32] = names.several(texts)[encoded.indices.to_numpy()]
     return codes
 
 
-def _given_codes(codes: NDArray[np.integer[Any]], given: Sequence[str], names: _Names) -> NDArray[np.int32]:
+def _given_codes(
+    codes: NDArray[np.integer[Any]], given: Sequence[str], names: _Names
+) -> NDArray[np.int32]:
     if not len(codes):
         return np.empty(0, np.int32)
     if int(codes.min()) < 0 or int(codes.max()) >= len(given):
         raise IndexError(f"codes {int(codes.min())}..{int(codes.max())} for {len(given)} names")
     if len(given) <= 2 * len(codes):
-        table = names.several(given)
-        return table[codes]
+        whole: NDArray[np.int32] = names.several(given)[codes]
+        return whole
     used, inverse = np.unique(codes, return_inverse=True)
-    table = names.several([given[code] for code in used.tolist()])
-    return table[inverse]
+    few: NDArray[np.int32] = names.several([given[code] for code in used.tolist()])[inverse]
+    return few
 
 
 class Text:
@@ -119,7 +123,9 @@ class Text:
             raise TypeError(f"is the single text {values!r}")
         if isinstance(values, tuple) and len(values) == 2 and isinstance(values[0], np.ndarray):
             self.codes, self.given = np.asarray(values[0]), values[1]
-        elif hasattr(values, "indices") and hasattr(values, "dictionary"):  # pyarrow.DictionaryArray
+        elif hasattr(values, "indices") and hasattr(
+            values, "dictionary"
+        ):  # pyarrow.DictionaryArray
             self.codes = np.asarray(values.indices.fill_null(0).to_numpy(zero_copy_only=False))
             self.given = values.dictionary.to_pylist()
         elif hasattr(values, "cat") or hasattr(values, "categories"):  # pandas
@@ -170,7 +176,12 @@ def _number(column: Column, values: Any) -> NDArray[np.generic]:
         return array
     if target.kind == "f" and array.dtype.kind in "iuf":
         return array
-    if target.kind == "b" and array.dtype.kind in "iu" and int(array.max()) <= 1 and int(array.min()) >= 0:
+    if (
+        target.kind == "b"
+        and array.dtype.kind in "iu"
+        and int(array.max()) <= 1
+        and int(array.min()) >= 0
+    ):
         return array
     raise TypeError(f"has dtype {array.dtype}, not {target}")
 
@@ -198,7 +209,9 @@ def check_columns(
     """
     known = {column.name: column for column in columns}
     if missing := [column.name for column in columns[:required] if column.name not in given]:
-        raise BadSpec(f"frame {frame!r} lacks column {', '.join(missing)}", f"give all of {', '.join(known)}")
+        raise BadSpec(
+            f"frame {frame!r} lacks column {', '.join(missing)}", f"give all of {', '.join(known)}"
+        )
     if unknown := [name for name in given if name not in known]:
         raise BadSpec(
             f"frame {frame!r} has no column {', '.join(unknown)}",
@@ -207,7 +220,9 @@ def check_columns(
     checked: dict[str, NDArray[np.generic] | Text] = {}
     for name, values in given.items():
         try:
-            checked[name] = Text(values) if known[name].dtype == "str" else _number(known[name], values)
+            checked[name] = (
+                Text(values) if known[name].dtype == "str" else _number(known[name], values)
+            )
         except (TypeError, ValueError) as error:
             raise BadSpec(
                 f"column {name!r} of frame {frame!r} {error}",

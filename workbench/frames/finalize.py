@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.frames import provenance
 from workbench.frames.columns import arrow_schema
 from workbench.frames.manifest import FrameInfo, Loss
-from workbench.frames.resolve import RAW_STACKS, Raw, Resolver
+from workbench.frames.resolve import RAW_STACKS, NameSources, Raw, Resolver
 from workbench.frames.schema import SCHEMAS
 from workbench.frames.spool import read_index, read_spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     import pyarrow as pa
 
@@ -35,11 +36,25 @@ class SpoolFolder(Raw):
         The recording.
     columns : mapping of str to tuple of Column
         Recorded columns of each frame, in order.
+    boot_id : str
+        Boot of the recording: another boot's kernel addresses are not looked up in this one's symbols.
+    live : bool
+        The recorded processes may still be there: the files they write for profilers are read.
     verify : bool
         A batch with a wrong checksum is an error; else reading ends there.
     """
 
-    def __init__(self, folder: Path, columns: Mapping[str, tuple[Column, ...]], *, verify: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        columns: Mapping[str, tuple[Column, ...]],
+        *,
+        boot_id: str = "",
+        live: bool = False,
+        verify: bool = True,
+    ) -> None:
+        self._boot_id = boot_id
+        self._live = live
         self._spool = folder / "spool"
         self._files = folder / "files"
         self._columns = dict(columns)
@@ -61,20 +76,26 @@ class SpoolFolder(Raw):
 
     def rows(self, frame: str) -> int:
         """Rows that the indices promise."""
-        return sum(records[-1].rows for path in self.segments(frame) if (records := read_index(path)))
+        return sum(
+            records[-1].rows for path in self.segments(frame) if (records := read_index(path))
+        )
 
     def batches(self, frame: str) -> Iterator[pa.RecordBatch]:
         for path in self.segments(frame):
             for batch in read_spool(path, verify=self._verify):
                 yield batch if frame == RAW_STACKS else _widen(batch, self._columns[frame], path)
 
-    def perf_maps(self) -> Mapping[int, bytes]:
-        maps = {}
+    def names_sources(self) -> NameSources:
+        maps: dict[int, bytes] = {}
         for path in sorted(self._files.glob("perf-*.map")):
             pid = path.name[5:-4]
             if pid.isdecimal() and path.is_file() and not path.is_symlink():
                 maps[int(pid)] = path.read_bytes()
-        return maps
+        kallsyms: Path | None = self._files / "kallsyms"
+        if kallsyms and not kallsyms.is_file():
+            here = provenance.host().boot_id
+            kallsyms = Path("/proc/kallsyms") if here and here == self._boot_id else None
+        return NameSources(None if self._live and not maps else maps, kallsyms)
 
 
 def segment_name(frame: str, number: int) -> str:
@@ -147,7 +168,10 @@ def digest(path: Path) -> str:
 
 
 def _write_parquet(
-    path: Path, columns: tuple[Column, ...], batches: Iterator[pa.RecordBatch], advance: Callable[[int], None]
+    path: Path,
+    columns: tuple[Column, ...],
+    batches: Iterator[pa.RecordBatch],
+    advance: Callable[[int], None],
 ) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -164,7 +188,9 @@ def _write_parquet(
         held = 0
 
         def put() -> None:
-            writer.write_table(compact(pa.Table.from_batches(pending, schema)), row_group_size=max(held, 1))
+            writer.write_table(
+                compact(pa.Table.from_batches(pending, schema)), row_group_size=max(held, 1)
+            )
 
         for batch in batches:
             pending.append(batch)
@@ -180,9 +206,12 @@ def _write_parquet(
 
 
 def write_frames(
-    folder: Path, raw: SpoolFolder, progress: Callable[[float, str], None] | None = None
+    folder: Path,
+    raw: SpoolFolder,
+    resolver: Resolver,
+    progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, FrameInfo]:
-    """Write ``NAME.parquet`` for every frame of the spool in `folder`, names resolved.
+    """Write ``NAME.parquet`` for every frame of `raw` into `folder`, names resolved.
 
     Memory does not grow with the number of rows, only with distinct stacks and addresses.
 
@@ -191,7 +220,6 @@ def write_frames(
     OSError
         A file could not be written (disk full); no half-written Parquet file remains.
     """
-    resolver = Resolver(raw)
     total = max(sum(raw.rows(name) for name in raw.names()), 1)
     done = 0
     infos: dict[str, FrameInfo] = {}
@@ -216,7 +244,9 @@ def write_frames(
     return infos
 
 
-def info_of(name: str, columns: tuple[Column, ...], rows: int = 0, path: Path | None = None) -> FrameInfo:
+def info_of(
+    name: str, columns: tuple[Column, ...], rows: int = 0, path: Path | None = None
+) -> FrameInfo:
     """Manifest entry of a frame; with `path`, of its finished file."""
     schema = SCHEMAS.get(name)
     known = set(schema.names) if schema else set()

@@ -73,7 +73,9 @@ class FrameInfo:
 
     def schema(self, name: str) -> Schema:
         """The frame's declaration as this recording has it."""
-        return Schema(name, self.meaning, self.columns, self.recorded_by, open_columns=bool(self.extra))
+        return Schema(
+            name, self.meaning, self.columns, self.recorded_by, open_columns=bool(self.extra)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,9 @@ class Manifest:
         path = folder / NAME
         try:
             if path.stat().st_size > MANIFEST_LIMIT:
-                raise DamagedRecording(f"{path} is larger than any manifest", "restore the file from its source")
+                raise DamagedRecording(
+                    f"{path} is larger than any manifest", "restore the file from its source"
+                )
             text = path.read_bytes().decode("utf-8")
         except FileNotFoundError:
             raise DamagedRecording(
@@ -180,9 +184,13 @@ class Manifest:
                 "give the folder that `workbench record -o` wrote",
             ) from None
         except UnicodeDecodeError as error:
-            raise DamagedRecording(f"{path} is not text: {error}", "restore the file from its source") from None
+            raise DamagedRecording(
+                f"{path} is not text: {error}", "restore the file from its source"
+            ) from None
         except OSError as error:
-            raise DamagedRecording(f"{path} cannot be read: {error.strerror}", "check the file") from error
+            raise DamagedRecording(
+                f"{path} cannot be read: {error.strerror}", "check the file"
+            ) from error
         return decode(text, str(path), verify=verify)
 
 
@@ -204,7 +212,9 @@ def decode(text: str, where: str, *, verify: bool = True) -> Manifest:
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DamagedRecording(f"{where} is not JSON: {error}", "restore the file from its source") from None
+        raise DamagedRecording(
+            f"{where} is not JSON: {error}", "restore the file from its source"
+        ) from None
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise DamagedRecording(
             f'{where} is not the manifest of a recording: no "format": "{FORMAT}"',
@@ -212,7 +222,9 @@ def decode(text: str, where: str, *, verify: bool = True) -> Manifest:
         )
     version = fields.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise DamagedRecording(f"{where}: version is {version!r}", "restore the file from its source")
+        raise DamagedRecording(
+            f"{where}: version is {version!r}", "restore the file from its source"
+        )
     if version > VERSION:
         by = fields.get("versions")
         by = by.get("workbench", "") if isinstance(by, dict) else ""
@@ -248,7 +260,9 @@ def _check_names(manifest: Manifest, where: str) -> None:
 def _wrong(where: str, expected: str, got: Any) -> DamagedRecording:
     shown = repr(got)
     shown = shown if len(shown) < 60 else shown[:57] + "..."
-    return DamagedRecording(f"{where} is not {expected}: {shown}", "restore the file from its source")
+    return DamagedRecording(
+        f"{where} is not {expected}: {shown}", "restore the file from its source"
+    )
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:
@@ -275,7 +289,9 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise _wrong(where, {"str": "text", "int": "a whole number"}.get(kind.__name__, kind.__name__), value)
+        raise _wrong(
+            where, {"str": "text", "int": "a whole number"}.get(kind.__name__, kind.__name__), value
+        )
     return value
 
 
@@ -293,5 +309,7 @@ def _record(kind: Any, value: Any, where: str) -> Any:
         if one.name in value:
             known[one.name] = _value(hints[one.name], value[one.name], f"{where}: {one.name}")
         elif one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING:
-            raise DamagedRecording(f"{where} lacks {one.name!r}", "restore the file from its source")
+            raise DamagedRecording(
+                f"{where} lacks {one.name!r}", "restore the file from its source"
+            )
     return kind(**known)

@@ -14,7 +14,7 @@ import shutil
 import time
 from pathlib import Path
 
-from workbench.errors import BadSpec, NotPermitted, WorkbenchError
+from workbench.errors import BadSpec, NotPermitted, RunFailed, WorkbenchError
 from workbench.frames.manifest import NAME, Manifest
 
 __all__ = ("PARTIAL", "claim", "is_live", "partial_of", "publish", "remove_recording")
@@ -51,7 +51,9 @@ def _foreign(folder: Path) -> str:
     """Name of something in `folder` that no recorder puts there, or empty."""
     for entry in sorted(folder.iterdir()):
         plain = entry.is_file() and not entry.is_symlink()
-        ours = plain and (entry.name == NAME or entry.suffix == ".parquet" or entry.name.startswith("."))
+        ours = plain and (
+            entry.name == NAME or entry.suffix == ".parquet" or entry.name.startswith(".")
+        )
         if not ours and not (entry.name in FOLDERS and entry.is_dir() and not entry.is_symlink()):
             return entry.name
     return ""
@@ -80,7 +82,9 @@ def remove_recording(folder: Path) -> None:
 
 
 def _vacant(path: Path) -> bool:
-    return not path.is_symlink() and (not path.exists() or (path.is_dir() and not any(path.iterdir())))
+    return not path.is_symlink() and (
+        not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    )
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -88,7 +92,9 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     if _vacant(path):
         return
     if not overwrite:
-        raise BadSpec(f"{path} exists already", "choose another output, or say overwrite (--overwrite)")
+        raise BadSpec(
+            f"{path} exists already", "choose another output, or say overwrite (--overwrite)"
+        )
     check_replaceable(path)
 
 
@@ -129,6 +135,11 @@ def claim(path: Path, manifest: Manifest, *, overwrite: bool) -> tuple[Path, int
             raise NotPermitted(
                 f"no recording can be made at {path}: {error.strerror} ({error.filename})",
                 "choose a folder that you may write to",
+            ) from error
+        if isinstance(error, OSError):
+            raise RunFailed(
+                f"no recording can be made at {path}: {error.strerror}",
+                "choose another folder with -o, or free space",
             ) from error
         raise
     return folder, descriptor

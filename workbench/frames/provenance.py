@@ -15,7 +15,12 @@ from pathlib import Path
 __all__ = ("Clock", "Git", "Host", "Provenance", "clock", "git", "host", "provenance", "versions")
 
 DIFF_LIMIT = 256 << 10
-PACKAGES = {"workbench": "bpf-workbench", "numpy": "numpy", "pandas": "pandas", "pyarrow": "pyarrow"}
+PACKAGES = {
+    "workbench": "bpf-workbench",
+    "numpy": "numpy",
+    "pandas": "pandas",
+    "pyarrow": "pyarrow",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,8 @@ class Host:
         The kernel's word on every known CPU vulnerability (they change probe costs).
     governor, microcode : str
         Of CPU 0; empty where the kernel does not tell.
+    boot_id : str
+        Tells whether kernel addresses still mean the same on this machine.
     """
 
     hostname: str = ""
@@ -40,6 +47,7 @@ class Host:
     mitigations: dict[str, str] = field(default_factory=dict)
     governor: str = ""
     microcode: str = ""
+    boot_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +116,9 @@ def host() -> Host:
     """This machine, as far as an unprivileged process may know it."""
     cpu = _cpu_fields()
     folder = Path("/sys/devices/system/cpu/vulnerabilities")
-    mitigations = {one.name: _line(str(one)) for one in sorted(folder.glob("*"))} if folder.is_dir() else {}
+    mitigations = (
+        {one.name: _line(str(one)) for one in sorted(folder.glob("*"))} if folder.is_dir() else {}
+    )
     uname = platform.uname()
     return Host(
         hostname=uname.node,
@@ -121,6 +131,7 @@ def host() -> Host:
         mitigations=mitigations,
         governor=_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         microcode=cpu.get("microcode", ""),
+        boot_id=_line("/proc/sys/kernel/random/boot_id"),
     )
 
 
@@ -143,7 +154,9 @@ def clock() -> Clock:
         before, real, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
         readings.append((after - before, (before + after) // 2, real))
     _, monotonic, real = min(readings)
-    wall = datetime.datetime.fromtimestamp(real / 1e9).astimezone().isoformat(timespec="milliseconds")
+    wall = (
+        datetime.datetime.fromtimestamp(real / 1e9).astimezone().isoformat(timespec="milliseconds")
+    )
     return Clock(wall, monotonic, real - monotonic)
 
 

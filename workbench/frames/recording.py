@@ -5,13 +5,13 @@ from __future__ import annotations
 import html
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from workbench.errors import DamagedRecording, MissingFrame
 from workbench.frames import finalize, place
 from workbench.frames.columns import arrow_schema
 from workbench.frames.manifest import Manifest
-from workbench.frames.resolve import Resolver
+from workbench.frames.resolve import Resolver, all_columns, frame_names
 from workbench.frames.schema import SCHEMAS, Schema
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ class Recording:
     by column), ``recording`` (the path) and ``lost`` (events lost).
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, status: str, *, verify: bool = True) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, status: str, *, verify: bool = True
+    ) -> None:
         self.path = folder
         self.name = folder.name.removesuffix(place.PARTIAL)
         self.manifest = manifest
@@ -54,7 +56,7 @@ class Recording:
     @property
     def frames(self) -> tuple[str, ...]:
         """Names of the frames there."""
-        return tuple(self.manifest.frames) if self._finished else self._resolver.frames
+        return tuple(self.manifest.frames) if self._finished else frame_names(self._raw)
 
     @property
     def lost(self) -> dict[str, int]:
@@ -78,8 +80,7 @@ class Recording:
         self.require(name)
         if self._finished:
             return self.manifest.frames[name].schema(name)
-        columns = self._resolver.columns(name)
-        return finalize.info_of(name, columns).schema(name)
+        return finalize.info_of(name, all_columns(self._raw, name)).schema(name)
 
     def require(self, *names: str) -> None:
         """Check that frames are there.
@@ -93,7 +94,9 @@ class Recording:
         if not missing:
             return
         by = [
-            f"{name} is recorded by {SCHEMAS[name].recorded_by}" if name in SCHEMAS else f"{name} is no known frame"
+            f"{name} is recorded by {SCHEMAS[name].recorded_by}"
+            if name in SCHEMAS
+            else f"{name} is no known frame"
             for name in missing
         ]
         raise _NoSuchFrame(
@@ -118,7 +121,11 @@ class Recording:
             frame = finalize.compact(table).to_pandas(split_blocks=True, self_destruct=True)
             frame.attrs = {
                 "schema": {
-                    column.name: {"dtype": column.dtype, "unit": column.unit, "meaning": column.meaning}
+                    column.name: {
+                        "dtype": column.dtype,
+                        "unit": column.unit,
+                        "meaning": column.meaning,
+                    }
                     for column in self.schema(name).columns
                 },
                 "recording": str(self.path),
@@ -138,7 +145,8 @@ class Recording:
         if name in SCHEMAS or name in self.frames:
             return self.frame(name)
         raise _NoSuchFrame(
-            f"recording {self.name!r} has no frame or attribute {name!r}", f"frames: {', '.join(self.frames)}"
+            f"recording {self.name!r} has no frame or attribute {name!r}",
+            f"frames: {', '.join(self.frames)}",
         )
 
     def __dir__(self) -> list[str]:
@@ -167,7 +175,9 @@ class Recording:
             name: tuple(column for column in info.columns if not column.resolve)
             for name, info in self.manifest.frames.items()
         }
-        return finalize.SpoolFolder(self.path, columns, verify=self._verify)
+        return finalize.SpoolFolder(
+            self.path, columns, boot_id=self.manifest.host.boot_id, verify=self._verify
+        )
 
     @cached_property
     def _resolver(self) -> Resolver:
@@ -191,11 +201,14 @@ class Recording:
             table = pq.read_table(path, partitioning=None)
             table.validate(full=True)
         except (pa.ArrowException, OSError, MemoryError) as error:
-            raise DamagedRecording(f"{path} cannot be read: {error}", "restore it from its source") from error
+            raise DamagedRecording(
+                f"{path} cannot be read: {error}", "restore it from its source"
+            ) from error
         wanted = arrow_schema(info.columns)
         if not table.schema.equals(wanted):
             raise DamagedRecording(
-                f"{path} does not have the columns that the manifest declares", "restore it from its source"
+                f"{path} does not have the columns that the manifest declares",
+                "restore it from its source",
             )
         return table
 
@@ -217,13 +230,19 @@ class Recording:
         what = " ".join(m.command) or (f"pid {m.pid}" if m.pid is not None else "the whole machine")
         seconds = f", {m.duration_ns / 1e9:.1f} s" if m.end else ""
         frames = ", ".join(f"{name} {count:,}" for name, count in self.rows.items())
-        lost = ", ".join(f"{name} {count:,}" for name, count in self.lost.items())
+        try:
+            lost = ", ".join(f"{name} {count:,}" for name, count in self.lost.items())
+        except DamagedRecording:
+            lost = "not known, frame losses is damaged"
         return [
             ("recording", self.name),
             ("of", what),
             ("collectors", ", ".join(one.name for one in m.collectors) or "none"),
             ("when", m.start.wall + seconds),
-            ("host", f"{m.host.hostname}, {m.host.system} {m.host.kernel}, {m.host.cpus} x {m.host.cpu}"),
+            (
+                "host",
+                f"{m.host.hostname}, {m.host.system} {m.host.kernel}, {m.host.cpus} x {m.host.cpu}",
+            ),
             ("frames", f"{frames} (rows)" if frames else "none"),
             ("lost", lost or "nothing"),
             ("status", f"{self.status}: {m.reason}" if m.reason else self.status),
@@ -244,7 +263,8 @@ def _inside(folder: Path, path: Path) -> Path:
         raise DamagedRecording(f"{path} is missing", UNVERIFIED) from None
     if not real.is_relative_to(folder.resolve()) or not real.is_file():
         raise DamagedRecording(
-            f"{path} is not a file inside the recording", "copy the file itself into the folder, not a link"
+            f"{path} is not a file inside the recording",
+            "copy the file itself into the folder, not a link",
         )
     return path
 
@@ -257,7 +277,10 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
     for path, size in sizes.items():
         actual = _inside(folder, path).stat().st_size
         if actual != size:
-            raise DamagedRecording(f"{path} has {actual} bytes instead of {size}: it is truncated or changed", UNVERIFIED)
+            raise DamagedRecording(
+                f"{path} has {actual} bytes instead of {size}: it is truncated or changed",
+                UNVERIFIED,
+            )
 
 
 def load(path: str | Path, *, verify: bool = True) -> Recording:

@@ -7,6 +7,7 @@ adjusted here.
 
 from __future__ import annotations
 
+import contextlib
 from collections import ChainMap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,16 +17,29 @@ import numpy as np
 from workbench.frames.schema import SCHEMAS, Column
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     import pyarrow as pa
     from numpy.typing import NDArray
 
-__all__ = ("RAW_STACKS", "Pairs", "Raw", "Resolver")
+__all__ = ("RAW_STACKS", "NameSources", "Pairs", "Raw", "Resolver", "all_columns", "frame_names")
 
 RAW_STACKS = "_stacks"
 KERNEL = np.uint64(1 << 63)
 STACKS_PER_BATCH = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class NameSources:
+    """Where names come from besides the mapped files.
+
+    ``perf_maps``: saved perf-PID.map contents by pid; None lets live processes' own files be read. ``kallsyms``:
+    kernel symbols of the boot that was recorded; None leaves kernel functions unnamed.
+    """
+
+    perf_maps: Mapping[int, bytes] | None
+    kallsyms: Path | None
 
 
 class Raw(Protocol):
@@ -40,8 +54,8 @@ class Raw(Protocol):
     def batches(self, frame: str) -> Iterator[pa.RecordBatch]:
         """Rows of a frame, all columns in each batch."""
 
-    def perf_maps(self) -> Mapping[int, bytes]:
-        """Contents of saved perf-PID.map files by pid."""
+    def names_sources(self) -> NameSources:
+        """Where names come from besides the files that were mapped."""
 
 
 class Pairs:
@@ -80,7 +94,9 @@ class Pairs:
         pids = self._parts[0][0]
         values, starts = np.unique(pids, return_index=True)
         ends = [*starts[1:].tolist(), len(pids)]
-        self._runs = dict(zip(values.tolist(), zip(starts.tolist(), ends, strict=True), strict=True))
+        self._runs = dict(
+            zip(values.tolist(), zip(starts.tolist(), ends, strict=True), strict=True)
+        )
         return self._parts[0]
 
     def index(self, pids: NDArray[Any], addresses: NDArray[Any]) -> NDArray[np.int64]:
@@ -124,13 +140,20 @@ class Codes:
         )
 
 
-def _codes(codes: NDArray[Any], names: Any) -> Codes:
+def _coded(codes: NDArray[Any], names: pa.Array) -> Codes:
     """With one more row at the end (so that index -1 finds it) that is the empty text."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    known: dict[str, int] = {}
-    table = np.asarray([known.setdefault(name, len(known)) for name in [*names, ""]], np.int32)
-    return Codes(np.append(table[codes], table[-1]).astype(np.int32), pa.array(list(known), pa.utf8()))
+    empty = pc.index(names, "").as_py()
+    if empty < 0:
+        empty = len(names)
+        names = pa.concat_arrays([names, pa.array([""], names.type)])
+    return Codes(np.append(codes, empty).astype(np.int32), names)
+
+
+def _of_dictionary(column: pa.DictionaryArray) -> Codes:
+    return _coded(column.indices.to_numpy(), column.dictionary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +174,12 @@ class Resolver:
     Construction reads every batch once and symbolizes; `batches` then gives any frame as it is declared.
     """
 
-    def __init__(self, raw: Raw) -> None:
+    def __init__(self, raw: Raw, progress: Callable[[float, str], None] | None = None) -> None:
         self.raw = raw
+        self._progress = progress
         self._pairs = Pairs()
         self._data = Pairs()
+        self._data_columns: set[str] = set()
         self._collect()
         self._frames = self._symbolize()
         self._leaf: Codes | None = None
@@ -162,19 +187,11 @@ class Resolver:
     @property
     def frames(self) -> tuple[str, ...]:
         """Frames that `batches` gives: those recorded, and `stacks` if anything has a stack column."""
-        names = [name for name in self.raw.names() if name != RAW_STACKS]
-        if "stacks" not in names and (
-            RAW_STACKS in self.raw.names()
-            or any(column.name == "stack" for name in names for column in self.raw.columns(name))
-        ):
-            names.append("stacks")
-        return tuple(names)
+        return frame_names(self.raw)
 
     def columns(self, frame: str) -> tuple[Column, ...]:
         """All columns of a frame: its schema's in order, then those it declared itself."""
-        if frame not in self.raw.names():
-            return SCHEMAS[frame].columns
-        return _all_columns(frame, self.raw.columns(frame))
+        return all_columns(self.raw, frame)
 
     def batches(self, frame: str) -> Iterator[pa.RecordBatch]:
         """Rows of a frame with all its columns."""
@@ -189,7 +206,9 @@ class Resolver:
             return
         for batch in self.raw.batches(frame):
             arrays = [
-                self._resolved(column.resolve, batch) if column.resolve else batch.column(column.name)
+                self._resolved(column.resolve, batch)
+                if column.resolve
+                else batch.column(column.name)
                 for column in columns
             ]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
@@ -209,16 +228,54 @@ class Resolver:
                 continue
             for batch in self.raw.batches(frame):
                 pids = _numpy(batch, "pid")
-                times = _numpy(batch, "time") if "time" in batch.schema.names else np.zeros(len(pids))
+                times = (
+                    _numpy(batch, "time")
+                    if "time" in batch.schema.names
+                    else np.zeros(len(pids), np.int64)
+                )
                 for name in code:
                     self._pairs.add(pids, _numpy(batch, name), times)
+                self._data_columns |= data
                 for name in data:
                     self._data.add(pids, _numpy(batch, name), times)
 
     def _symbolize(self) -> _Frames:
-        pids, addresses, times = self._pairs.freeze()
-        self._data.freeze()
-        return _hex_frames(pids, addresses, times)
+        from workbench.frames.symbols.mappings import Mappings
+        from workbench.frames.symbols.symbolizer import Symbolizer
+
+        sources = self.raw.names_sources()
+        mappings = Mappings()
+        if "mappings" in self.raw.names():
+            for batch in self.raw.batches("mappings"):
+                mappings.add(_columns_of(batch))
+        symbolizer = Symbolizer(
+            mappings,
+            perf_maps=sources.perf_maps,
+            kallsyms=sources.kallsyms,
+            progress=self._symbol_progress if self._progress else None,
+        )
+        try:
+            self._mapping = _of_dictionary(symbolizer.modules(*self._data.freeze()))
+            code = self._pairs.freeze()
+            resolved = symbolizer.resolve(*code)
+        finally:
+            with contextlib.suppress(
+                OSError
+            ):  # the cache for next time is no reason to lose a recording
+                symbolizer.close()
+        counts = np.bincount(resolved.index, minlength=len(code[0]))
+        return _Frames(
+            first=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
+            function=_of_dictionary(resolved.function),
+            module=_of_dictionary(resolved.module),
+            line=_of_dictionary(resolved.line),
+            space=_of_dictionary(resolved.space),
+            inlined=resolved.inlined,
+        )
+
+    def _symbol_progress(self, done: int, total: int) -> None:
+        assert self._progress is not None
+        self._progress(done / max(total, 1), "source lines")
 
     def _resolved(self, rule: str, batch: pa.RecordBatch) -> pa.Array:
         what, _, name = rule.partition(":")
@@ -227,7 +284,10 @@ class Resolver:
             stacks = _numpy(batch, name).astype(np.int64)
             stacks[(stacks < 0) | (stacks >= len(leaf.codes) - 1)] = -1
             return leaf.take(stacks)
-        rows = self._frames.first[:-1][self._pairs.index(_numpy(batch, "pid"), _numpy(batch, name))]
+        pids, addresses = _numpy(batch, "pid"), _numpy(batch, name)
+        if name in self._data_columns:
+            return self._mapping.take(self._data.index(pids, addresses))
+        rows = self._frames.first[:-1][self._pairs.index(pids, addresses)]
         texts: Codes = getattr(self._frames, what)
         return texts.take(rows)
 
@@ -249,6 +309,8 @@ class Resolver:
         return self._leaf
 
     def _given_leaves(self) -> Codes:
+        import pyarrow as pa
+
         known: dict[str, int] = {}
         ids: list[NDArray[Any]] = []
         codes: list[NDArray[Any]] = []
@@ -259,12 +321,13 @@ class Resolver:
             ids.append(_numpy(batch, "stack")[innermost])
             codes.append(np.asarray(table, np.int32)[function.indices.to_numpy()[innermost]])
         if not ids:
-            return _codes(np.empty(0, np.int32), [])
+            return _coded(np.empty(0, np.int32), pa.array([], pa.utf8()))
         stacks, all_codes = np.concatenate(ids), np.concatenate(codes)
         kept = stacks >= 0
-        table_codes = np.full(int(stacks.max(initial=-1)) + 1, len(known), np.int32)
+        known.setdefault("", len(known))
+        table_codes = np.full(int(stacks.max(initial=-1)) + 1, known[""], np.int32)
         table_codes[stacks[kept]] = all_codes[kept]
-        return _codes(table_codes, list(known))
+        return _coded(table_codes, pa.array(list(known), pa.utf8()))
 
     def _stack_batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
@@ -294,10 +357,27 @@ class Resolver:
                     "line": frames.line.take(rows),
                     "inlined": pa.array(frames.inlined[rows]),
                 }
-                yield pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+                yield pa.RecordBatch.from_arrays(
+                    [columns[name] for name in schema.names], schema=schema
+                )
 
 
-def _all_columns(frame: str, recorded: tuple[Column, ...]) -> tuple[Column, ...]:
+def frame_names(raw: Raw) -> tuple[str, ...]:
+    """Frames recorded, and `stacks` if anything has a stack column."""
+    names = [name for name in raw.names() if name != RAW_STACKS]
+    if "stacks" not in names and (
+        RAW_STACKS in raw.names()
+        or any(column.name == "stack" for name in names for column in raw.columns(name))
+    ):
+        names.append("stacks")
+    return tuple(names)
+
+
+def all_columns(raw: Raw, frame: str) -> tuple[Column, ...]:
+    """All columns of a frame: its schema's in order, resolved ones too, then those it declared itself."""
+    if frame not in raw.names():
+        return SCHEMAS[frame].columns
+    recorded = raw.columns(frame)
     known = {column.name: column for column in recorded}
     declared = SCHEMAS[frame].columns if frame in SCHEMAS else recorded
     order = ChainMap({column.name: column for column in declared}, known)
@@ -317,6 +397,18 @@ def _within(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.arange(total) - np.repeat(ends - counts, counts)
 
 
+def _columns_of(batch: pa.RecordBatch) -> dict[str, Any]:
+    """Columns as numpy arrays, text as lists."""
+    return {
+        name: batch.column(name).to_pylist() if _is_text(batch, name) else _numpy(batch, name)
+        for name in batch.schema.names
+    }
+
+
+def _is_text(batch: pa.RecordBatch, name: str) -> bool:
+    return hasattr(batch.column(name), "dictionary")
+
+
 def _numpy(batch: pa.RecordBatch, name: str) -> NDArray[Any]:
     values: NDArray[Any] = batch.column(name).to_numpy(zero_copy_only=False)
     return values
@@ -329,20 +421,3 @@ def _raw_stacks(
     stacks = batch.column("addresses")
     lengths = np.diff(stacks.offsets.to_numpy()).astype(np.int64)
     return _numpy(batch, "pid"), _numpy(batch, "time"), stacks.flatten().to_numpy(), lengths
-
-
-def _hex_frames(
-    pids: NDArray[np.int32], addresses: NDArray[np.uint64], times: NDArray[np.int64]
-) -> _Frames:
-    n = len(addresses)
-    rows = np.arange(n)
-    nothing = _codes(np.zeros(n, np.int32), [""])
-    kernel = (addresses >= KERNEL).astype(np.int32)
-    return _Frames(
-        first=np.arange(n + 1),
-        function=_codes(rows, [hex(address) for address in addresses.tolist()]),
-        module=nothing,
-        line=nothing,
-        space=_codes(kernel, ["user", "kernel"]),
-        inlined=np.zeros(n, bool),
-    )

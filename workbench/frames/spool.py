@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from workbench.errors import DamagedRecording
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     import pyarrow as pa
+    from _typeshed import ReadableBuffer
 
 __all__ = ("IndexRecord", "SpoolWriter", "read_index", "read_spool")
 
@@ -47,7 +48,7 @@ class _Stream(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data: Buffer, /) -> int:
+    def write(self, data: ReadableBuffer, /) -> int:
         view = memoryview(data).cast("B")
         done = 0
         while done < len(view):
@@ -114,8 +115,9 @@ class SpoolWriter:
             written = os.write(self._index, body + struct.pack("<I", zlib.crc32(body)))
             if written != RECORD.size:
                 raise OSError(28, "No space left on device", str(self.path))
-        except OSError:
+        except OSError as error:
             os.ftruncate(self._stream.descriptor, self._good_end)
+            error.filename = str(self.path)
             raise
         self.rows = rows
         self._good_end = self._stream.end
@@ -138,7 +140,11 @@ def read_index(path: Path) -> list[IndexRecord]:
     last_end = last_rows = 0
     for at in range(0, len(data) - RECORD.size + 1, RECORD.size):
         end, rows, crc, check = RECORD.unpack_from(data, at)
-        if zlib.crc32(data[at : at + RECORD.size - 4]) != check or end <= last_end or rows < last_rows:
+        if (
+            zlib.crc32(data[at : at + RECORD.size - 4]) != check
+            or end <= last_end
+            or rows < last_rows
+        ):
             break
         records.append(IndexRecord(end, rows, crc))
         last_end, last_rows = end, rows
