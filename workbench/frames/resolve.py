@@ -93,7 +93,7 @@ class Pairs:
             self._parts = [(np.empty(0, np.int32), np.empty(0, np.uint64), np.empty(0, np.int64))]
         pids = self._parts[0][0]
         values, starts = np.unique(pids, return_index=True)
-        ends = [*starts[1:].tolist(), len(pids)]
+        ends = [*starts[1:].tolist(), len(pids)][: len(values)]
         self._runs = dict(
             zip(values.tolist(), zip(starts.tolist(), ends, strict=True), strict=True)
         )
