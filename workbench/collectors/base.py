@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from workbench.frames.unwind import Unwinder
+
 __all__ = ("Collector", "Counters", "Sink", "Target")
 
 
@@ -45,26 +47,46 @@ class Target:
     follow: bool = True
     pids: set[int] = field(default_factory=set)
     """Every process in scope right now; the recorder adds children and keeps those that exited out."""
+    _unwinder: Unwinder | None = None
 
     @property
     def machine(self) -> bool:
         """True for a recording of the whole machine."""
         return self.pid is None
 
+    def unwinder(self) -> Unwinder:
+        """The unwinder that all collectors of this target share; the recorder keeps its mappings current."""
+        if self._unwinder is None:
+            from workbench.frames.unwind import Unwinder
+
+            self._unwinder = Unwinder()
+        return self._unwinder
+
+    @property
+    def unwinding(self) -> bool:
+        """True once a collector asked for the unwinder."""
+        return self._unwinder is not None
+
 
 class Sink(Protocol):
     """Where a collector puts what it saw. Implemented by the recording writer."""
 
-    def append(self, frame: str, columns: Mapping[str, NDArray[np.generic] | Sequence[str]]) -> None:
+    def append(
+        self, frame: str, columns: Mapping[str, NDArray[np.generic] | Sequence[str]]
+    ) -> None:
         """Append rows to `frame`: equally long columns, all recorded columns of its schema.
 
         Text columns may be sequences of str, arrays of dtype ``S``/``O``, or pyarrow dictionary arrays.
         The arrays may be reused by the caller as soon as this returns.
         """
 
-    def intern(self, pids: NDArray[np.int32], addresses: NDArray[np.uint64], lengths: NDArray[np.int32]) -> (
-        NDArray[np.int32]
-    ):
+    def intern(
+        self,
+        pids: NDArray[np.int32],
+        addresses: NDArray[np.uint64],
+        lengths: NDArray[np.int32],
+        times: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.int32]:
         """Stack ids for a batch of stacks.
 
         Parameters
@@ -72,9 +94,14 @@ class Sink(Protocol):
         pids : int32, shape (n,)
             Process of each stack.
         addresses : uint64, shape (sum of lengths,)
-            All stacks end to end, innermost frame first, kernel frames before user frames.
+            All stacks end to end, innermost frame first, kernel frames (>= 1 << 63) before user
+            frames. Each is an instruction that was running: the caller has already subtracted 1
+            from return addresses, that is from all but the first kernel and the first user frame.
         lengths : int32, shape (n,)
             Frames of each stack; 0 gives id -1.
+        times : int64, shape (n,), optional
+            When each was taken, in ns of CLOCK_MONOTONIC: tells the mappings before an exec from
+            those after it. Without, it is now.
         """
 
     def declare(self, frame: str, name: str, dtype: str, unit: str, meaning: str) -> None:
