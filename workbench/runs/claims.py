@@ -14,7 +14,7 @@ from typing import Any
 
 from workbench.errors import BadSpec, RunFailed
 
-__all__ = ("MEDIA_TYPE", "Claim", "Verdict", "check", "claim", "claimed")
+__all__ = ("MEDIA_TYPE", "Claim", "Verdict", "check", "claim", "claimed", "shown")
 
 MEDIA_TYPE = "application/vnd.workbench.claim+json"
 
@@ -44,7 +44,7 @@ def claim(name: str, value: Any, unit: str = "") -> Any:
         `value` is not a single number, truth value or text.
     """
     plain = _plain(name, value)
-    text = f"claim {name} = {_text(plain)}{' ' + unit if unit else ''}"
+    text = f"claim {name} = {shown(plain)}{' ' + unit if unit else ''}"
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     if shell is None or not hasattr(shell, "kernel"):
@@ -68,7 +68,7 @@ def claimed(nb: Any) -> dict[str, Value]:
         The notebook claims two different values under one name.
     """
     found: dict[str, Value] = {}
-    for cell in nb.cells:
+    for cell in nb["cells"]:
         for output in cell.get("outputs", ()):
             stored = output.get("data", {}).get(MEDIA_TYPE)
             if stored is None:
@@ -78,7 +78,7 @@ def claimed(nb: Any) -> dict[str, Value]:
                 value = float(value)
             if name in found and found[name] != value:
                 raise RunFailed(
-                    f"the notebook claims {name!r} twice: {_text(found[name])} and {_text(value)}",
+                    f"the notebook claims {name!r} twice: {shown(found[name])} and {shown(value)}",
                     "give each number its own name",
                 )
             found[name] = value
@@ -108,14 +108,14 @@ class Claim:
     def wanted(self) -> str:
         """The expectation, for the table."""
         if self.equals is not None:
-            return _text(self.equals)
+            return shown(self.equals)
         if self.expected is not None:
-            return _text(self.expected)
+            return shown(self.expected)
         bounds = []
         if self.at_least is not None:
-            bounds.append(f">= {_text(self.at_least)}")
+            bounds.append(f">= {shown(self.at_least)}")
         if self.at_most is not None:
-            bounds.append(f"<= {_text(self.at_most)}")
+            bounds.append(f"<= {shown(self.at_most)}")
         return ", ".join(bounds)
 
     @property
@@ -124,7 +124,7 @@ class Claim:
         if self.relative is not None:
             return f"± {self.relative * 100:g} %"
         if self.tolerance is not None:
-            return f"± {_text(self.tolerance)}"
+            return f"± {shown(self.tolerance)}"
         return "exact" if self.equals is not None else "bound"
 
     def holds(self, got: Value) -> bool:
@@ -201,7 +201,8 @@ def _plain(name: str, value: Any) -> Value:
     )
 
 
-def _text(value: Value) -> str:
+def shown(value: Value) -> str:
+    """A value for a reader: six significant digits."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

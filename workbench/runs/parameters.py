@@ -28,11 +28,11 @@ def read_notebook(path: Path) -> dict[str, Any]:
     """
     try:
         nb = json.loads(path.read_text(encoding="utf-8"))
-        cells = nb["cells"]
-        assert isinstance(cells, list)
+        if not isinstance(nb["cells"], list):
+            raise TypeError
     except (OSError, UnicodeDecodeError) as error:
         raise BadSpec(f"cannot read {path}: {error}") from None
-    except (ValueError, KeyError, TypeError, AssertionError):
+    except (ValueError, KeyError, TypeError):
         raise BadSpec(
             f"{path} is not a Jupyter notebook of format 4", "open it in JupyterLab and save it again"
         ) from None
