@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.bench.result import BenchResult, Check, Row
 
@@ -59,7 +59,8 @@ def mapped(symbols: ElfSymbols) -> Mappings:
     rows = [
         (int(vaddr) & ~page, (int(vaddr + size) + page) & ~page, int(offset) & ~page)
         for vaddr, size, offset in zip(
-            *(symbols.columns[key] for key in ("load_vaddr", "load_filesz", "load_offset")), strict=True
+            *(symbols.columns[key] for key in ("load_vaddr", "load_filesz", "load_offset")),
+            strict=True,
         )
     ]
     return Mappings.from_columns(
@@ -133,11 +134,11 @@ def _pyelftools_rate(library: Path, count: int = 20_000) -> float | None:
         return None
     with library.open("rb") as file:
         elf = ELFFile(file)
-        section = elf.get_section_by_name(".symtab") or elf.get_section_by_name(".dynsym")
+        section: Any = elf.get_section_by_name(".symtab") or elf.get_section_by_name(".dynsym")
         if section is None:
             return None
         begin = time.perf_counter()
-        seen = sum(1 for symbol in islice(section.iter_symbols(), count) if symbol.name is not None)
+        seen = len([symbol.name for symbol in islice(section.iter_symbols(), count)])
         return seen / (time.perf_counter() - begin)
 
 
@@ -185,14 +186,26 @@ def _measure(library: Path, name: str, folder: Path) -> BenchResult:
     )
     rows += [
         Row("table from the cache on disk", load_time, "s"),
-        Row(f"{len(vaddrs)} unique addresses, cold: index, names demangled", len(vaddrs) / cold_time, "addresses/s"),
+        Row(
+            f"{len(vaddrs)} unique addresses, cold: index, names demangled",
+            len(vaddrs) / cold_time,
+            "addresses/s",
+        ),
         Row("functions and names, warm cache", rate, "addresses/s"),
         Row("whole frames (resolve), warm cache", len(vaddrs) / resolve_time, "addresses/s"),
     ]
     for tool in PEER_ADDRESSES:
         peer = _peer_rate(tool, library, vaddrs)
         if peer is not None:
-            rows.append(Row(f"versus {tool}, one call, its start included", rate, "addresses/s", tool, rate / peer))
+            rows.append(
+                Row(
+                    f"versus {tool}, one call, its start included",
+                    rate,
+                    "addresses/s",
+                    tool,
+                    rate / peer,
+                )
+            )
     return BenchResult(
         "symbols",
         tuple(rows),

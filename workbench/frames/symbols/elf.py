@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +27,7 @@ __all__ = ("ElfSymbols", "Kind", "Symbol", "debug_file")
 Kind = Literal["function", "object", "any"]
 _KIND_NAMES = {FUNCTION: "function", OBJECT: "object"}
 _BINDINGS = {0: "local", 1: "global", 2: "weak", 10: "global"}
+_LAST = 2**64 - 1
 _DEBUG_ROOT = Path("/usr/lib/debug")
 
 
@@ -212,13 +215,15 @@ class ElfSymbols:
         vaddr = np.zeros(len(offsets), np.uint64)
         found = np.zeros(len(offsets), bool)
         c = self.columns
-        page = np.uint64(4095)
         for exact in (True, False):
             for i in range(len(c["load_offset"])):
                 start, size = c["load_offset"][i], c["load_filesz"][i]
-                low = start if exact else start & ~page
-                high = start + size if exact else (start + size + page) & ~page
-                inside = ~found & (offsets >= low) & (offsets < high)
+                low, high = int(start), int(start) + int(size)
+                if not exact:
+                    low, high = low & ~4095, (high + 4095) & ~4095
+                inside = (
+                    ~found & (offsets >= np.uint64(low)) & (offsets < np.uint64(min(high, _LAST)))
+                )
                 vaddr[inside] = offsets[inside] - start + c["load_vaddr"][i]
                 found |= inside
             if found.all():
@@ -270,7 +275,9 @@ class ElfSymbols:
     def _of_kind(self, rows: NDArray[np.int64], kind: Kind) -> NDArray[np.int64]:
         if kind == "any":
             return rows
-        return rows[self.columns["kind"][rows] == (FUNCTION if kind == "function" else OBJECT)]
+        wanted = FUNCTION if kind == "function" else OBJECT
+        kept: NDArray[np.int64] = rows[self.columns["kind"][rows] == wanted]
+        return kept
 
     def find_name(self, name: str, kind: Kind = "any") -> list[Symbol]:
         """Symbols of that name (several for static functions of the same name); empty where there is none.
@@ -334,15 +341,35 @@ class ElfSymbols:
             for row, far in zip(rows[best].tolist(), distance[best].tolist(), strict=True):
                 if far <= max(2, len(query) // 2):
                     scored.setdefault(self.name(row), (far, 0))
-        parts = (
-            (mangled_fragment(name), name.split("::")[-1].encode()) if "::" in name else (query,)
-        )
-        for step, part in enumerate(parts):
-            inside = self.pool.containing(part, offsets)[:500] if len(part) >= 3 else rows[:0]
-            for row in self._of_kind(inside, kind).tolist():
-                shown = demangle(self.pool.name(int(offsets[row])))
-                scored.setdefault(shown, (2 + step, len(shown)))
+        part = query
+        if "::" in name:
+            scope, _, last = name.partition("(")[0].rpartition("::")
+            for far, row in enumerate(self._of_scope(scope, last, n)):
+                scored.setdefault(self._readable(row), (1 + far, 0))
+            part = last.encode()
+        inside = self.pool.containing(part, offsets)[:500] if len(part) >= 3 else rows[:0]
+        for row in self._of_kind(inside, kind).tolist():
+            shown = self._readable(row)
+            scored.setdefault(shown, (2 + 2 * ("::" in name), len(shown)))
         return sorted(scored, key=lambda text: (scored[text], text))[:n]
+
+    def _readable(self, row: int) -> str:
+        return demangle(self.pool.name(int(self.columns["name"][row])))
+
+    def _of_scope(self, scope: str, last: str, n: int) -> list[int]:
+        """Symbols of a C++ or Rust scope whose own name is most like `last`, best first."""
+        fragment = mangled_fragment(scope)
+        follow = re.compile(re.escape(fragment) + rb"(\d{1,4})")
+        members: dict[str, int] = {}
+        if not fragment:
+            return []
+        for row in self.pool.containing(fragment, self.columns["name"])[:20_000].tolist():
+            raw = self.pool.name(int(self.columns["name"][row]))
+            # Parts that the compiler split off (foo.cold) are not what the user meant to name.
+            if b"." not in raw and (match := follow.search(raw)):
+                own = raw[match.end() : match.end() + int(match[1])].decode("utf-8", "replace")
+                members.setdefault(own, row)
+        return [members[own] for own in difflib.get_close_matches(last, members, n, 0.5)]
 
     def _likely(
         self, query: bytes, rows: NDArray[np.int64], lengths: NDArray[np.int64], most: int

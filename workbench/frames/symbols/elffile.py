@@ -54,7 +54,8 @@ SHT_NOBITS, SHT_NOTE = 8, 7
 SHF_ALLOC, SHF_EXECINSTR, SHF_COMPRESSED = 2, 4, 0x800
 NT_GNU_BUILD_ID = 3
 MAX_NOTE = 1 << 20
-MAX_HEADERS = 1 << 20
+MAX_HEADERS = 1 << 18
+MAX_SECTION_NAME = 256
 
 
 class BadElf(WorkbenchError):
@@ -298,8 +299,9 @@ _SECTION_FIELDS = ("type", "flags", "address", "offset", "size", "link", "info",
 
 
 def _string(table: bytes, offset: int) -> str:
-    end = table.find(b"\0", offset)
-    return table[offset : end if end >= 0 else len(table)].decode("utf-8", "replace")
+    most = offset + MAX_SECTION_NAME
+    end = table.find(b"\0", offset, most)
+    return table[offset : end if end >= 0 else most].decode("utf-8", "replace")
 
 
 def build_id_of(path: str | Path) -> str:

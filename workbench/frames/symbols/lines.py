@@ -6,6 +6,7 @@ It is optional: without it there are no lines, and no error.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -88,7 +89,9 @@ class LineResolver:
         process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                pipe.close()
+                # Closing flushes, and what was not sent yet has no reader any more.
+                with contextlib.suppress(OSError):
+                    pipe.close()
 
     def resolve(
         self,

@@ -25,8 +25,9 @@ COLUMNS = ("time", "pid", "start", "end", "offset", "path", "build_id")
 _LINE = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) \S+ (\d+)[ \t]*(.*)")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 _DELETED = " (deleted)"
+MAX_PLACES = 4
 _build_ids: dict[tuple[int, int, int, int], str] = {}
-_places: dict[tuple[str, str], list[str]] = {}
+_places: dict[tuple[str, str], dict[str, tuple[int, int]]] = {}
 
 
 def parse_maps(text: bytes, *, executable_only: bool = True) -> list[tuple[int, int, int, str]]:
@@ -73,8 +74,14 @@ def build_id_at(place: str) -> str:
 
 
 def readable_by(path: str, build_id: str) -> list[str]:
-    """Where `snapshot` could read this file, beside its own path."""
-    return _places.get((path, build_id), [])
+    """Where `snapshot` found this file readable, beside its own path; only what is still the same file."""
+    found = []
+    for place, identity in reversed(_places.get((path, build_id), {}).items()):
+        with contextlib.suppress(OSError):
+            status = Path(place).stat()
+            if (status.st_dev, status.st_ino) == identity:
+                found.append(place)
+    return found
 
 
 def _text(values: Any, count: int) -> list[str]:
@@ -203,7 +210,7 @@ class Mappings:
 
     def find(
         self,
-        pids: NDArray[np.int32],
+        pids: NDArray[np.int32] | int,
         addresses: NDArray[np.uint64],
         times: NDArray[np.int64] | None = None,
     ) -> NDArray[np.int64]:
@@ -290,18 +297,21 @@ class _Process:
 
 
 def _remember(path: str, build_id: str, place: str) -> None:
-    """Note where a file can be read; take its symbols now if it cannot be read by its own path later."""
-    own = path
-    known = _places.setdefault((path, build_id), [])
+    """Note where a file can be read; take its symbols now if its own path will not lead to it later."""
+    known = _places.setdefault((path, build_id), {})
     if place in known:
         return
-    del known[:-3]
-    known.append(place)
-    if path.endswith(_DELETED) or not _same(own, place):
+    try:
+        status = Path(place).stat()
+    except OSError:
+        return
+    while len(known) >= MAX_PLACES:
+        del known[next(iter(known))]
+    known[place] = (status.st_dev, status.st_ino)
+    if path.endswith(_DELETED) or not _same(path, place):
         from workbench.frames.symbols.store import default_store
 
-        with contextlib.suppress(OSError):
-            default_store().get(path, build_id, [place])
+        default_store().get(path, build_id, [place])
 
 
 def _same(own: str, place: str) -> bool:

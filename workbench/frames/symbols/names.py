@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ("NamePool", "edit_distances", "mangled_fragment")
 
+MAX_NAME = 1 << 16
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -39,10 +40,11 @@ class NamePool:
         self.view: NDArray[np.uint8] = np.frombuffer(buffer, np.uint8, self._end - start, start)
 
     def name(self, offset: int) -> bytes:
-        """The name at an offset."""
+        """The name at an offset, cut at 64 KiB (a damaged table may lack its NULs)."""
         start = self._start + offset
-        end = self._buffer.find(b"\0", start, self._end)
-        return self._buffer[start : self._end if end < 0 else end]
+        most = min(start + MAX_NAME, self._end)
+        end = self._buffer.find(b"\0", start, most)
+        return self._buffer[start : most if end < 0 else end]
 
     def text(self, offsets: Iterable[int]) -> list[str]:
         """The names at offsets as str."""

@@ -21,7 +21,7 @@ import numpy as np
 from workbench.errors import WorkbenchError
 from workbench.frames.symbols.arrayfile import BadArrayFile, read_arrays, write_arrays
 from workbench.frames.symbols.elf import ElfSymbols, debug_file
-from workbench.frames.symbols.elffile import BadElf, build_id_of
+from workbench.frames.symbols.elffile import build_id_of
 from workbench.frames.symbols.names import NamePool
 
 if TYPE_CHECKING:
@@ -83,9 +83,6 @@ class SymbolStore:
             Other places to read the same file from (``/proc/PID/map_files/...``), tried first.
         """
         with self._lock:
-            key = (path, build_id)
-            if key in self._failed:
-                return None
             if build_id and (known := self._known(build_id)) is not None:
                 return known
             reason = "the file does not exist"
@@ -107,9 +104,9 @@ class SymbolStore:
                     return found
                 try:
                     return self._build(name, place, path)
-                except (BadElf, WorkbenchError) as error:
+                except WorkbenchError as error:
                     reason = error.message
-            self._failed[key] = reason
+            self._failed[(path, build_id)] = reason
             return None
 
     def problem(self, path: str, build_id: str = "") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -139,7 +139,7 @@ class Symbolizer:
 
     def resolve(
         self,
-        pids: NDArray[np.int32],
+        pids: NDArray[np.int32] | int,
         addresses: NDArray[np.uint64],
         times: NDArray[np.int64] | None = None,
     ) -> Resolved:
@@ -167,7 +167,7 @@ class Symbolizer:
 
     def functions(
         self,
-        pids: NDArray[np.int32],
+        pids: NDArray[np.int32] | int,
         addresses: NDArray[np.uint64],
         times: NDArray[np.int64] | None = None,
     ) -> pa.DictionaryArray:
@@ -185,7 +185,7 @@ class Symbolizer:
 
     def modules(
         self,
-        pids: NDArray[np.int32],
+        pids: NDArray[np.int32] | int,
         addresses: NDArray[np.uint64],
         times: NDArray[np.int64] | None = None,
     ) -> pa.DictionaryArray:
@@ -202,7 +202,10 @@ class Symbolizer:
     # Steps ------------------------------------------------------------------------------------------------------
 
     def _rows(
-        self, pids: Any, addresses: NDArray[np.uint64], times: NDArray[np.int64] | None
+        self,
+        pids: NDArray[np.int32] | int,
+        addresses: NDArray[np.uint64],
+        times: NDArray[np.int64] | None,
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int32]]:
         addresses = np.asarray(addresses, np.uint64)
         pids = np.broadcast_to(np.asarray(pids, np.int32), addresses.shape)
@@ -215,7 +218,10 @@ class Symbolizer:
         return rows, kernel, pids
 
     def _unique(
-        self, pids: Any, addresses: NDArray[np.uint64], times: NDArray[np.int64] | None
+        self,
+        pids: NDArray[np.int32] | int,
+        addresses: NDArray[np.uint64],
+        times: NDArray[np.int64] | None,
     ) -> _Unique:
         addresses = np.asarray(addresses, np.uint64)
         rows, kernel, pids = self._rows(pids, addresses, times)
@@ -335,7 +341,8 @@ class Symbolizer:
         if self._lines is None or not self._lines.available:
             return
         build_id = symbols.build_id
-        for place in (*readable_by(path, build_id), path, symbols.debug_path):
+        # The plain path first: llvm-symbolizer keeps what it read by path, and /proc/PID paths differ per process.
+        for place in (path, *readable_by(path, build_id), symbols.debug_path):
             if place and build_id_at(place) == build_id and Path(place).is_file():
                 break
         else:

@@ -18,6 +18,7 @@ from workbench.frames.symbols.elffile import (
     ElfFile,
     Section,
 )
+from workbench.frames.symbols.names import NamePool
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +42,7 @@ _KINDS = np.zeros(16, np.uint8)
 _KINDS[[2, 10]] = FUNCTION
 _KINDS[[1, 5]] = OBJECT
 _UNDEFINED, _RESERVED, _XINDEX = 0, 0xFF00, 0xFFFF
-MAX_MINIDEBUG = 1 << 30
+MAX_MINIDEBUG = 1 << 28
 MAX_NESTED = 1_000_000
 
 
@@ -57,7 +58,7 @@ def minidebug(elf: ElfFile) -> ElfFile | None:
     except (lzma.LZMAError, MemoryError) as error:
         raise elf.fail(f".gnu_debugdata cannot be unpacked: {error}") from error
     if not unpacker.eof:
-        raise elf.fail(".gnu_debugdata is cut off or larger than 1 GiB")
+        raise elf.fail(".gnu_debugdata is cut off or larger than 256 MiB")
     return ElfFile(image, f"{elf.name} .gnu_debugdata")
 
 
@@ -144,19 +145,16 @@ def _without_duplicates(
     if not len(old["value"]) or not len(new["value"]):
         return new
     shared = np.isin(old["value"], new["value"])
+    known, fresh_names = NamePool(pool), NamePool(strings)
     seen = {
-        (value, pool[at : pool.index(b"\0", at)])
+        (value, known.name(at))
         for value, at in zip(
             old["value"][shared].tolist(), old["name"][shared].tolist(), strict=True
         )
     }
+    pairs = zip(new["value"].tolist(), new["name"].tolist(), strict=True)
     fresh = np.fromiter(
-        (
-            (value, strings[at : strings.index(b"\0", at)]) not in seen
-            for value, at in zip(new["value"].tolist(), new["name"].tolist(), strict=True)
-        ),
-        bool,
-        len(new["value"]),
+        ((value, fresh_names.name(at)) not in seen for value, at in pairs), bool, len(new["value"])
     )
     return {key: column[fresh] for key, column in new.items()}
 
