@@ -7,9 +7,7 @@
 #ifndef WORKBENCH_EH_FRAME_H
 #define WORKBENCH_EH_FRAME_H
 
-#include <stdint.h>
-
-#define WB_EXPORT __attribute__((visibility("default")))
+#include "core.h"
 
 enum { WB_MACHINE_X86_64 = 62, WB_MACHINE_AARCH64 = 183 }; /* e_machine of ELF */
 
