@@ -280,7 +280,8 @@ for turn in range(1500):
     check(bytes(piece), address if random.random() < 0.9 else 2**64 - 8, random.choice((X86_64, AARCH64)))
 for turn in range(2000):  # random instructions in sound records
     code = [bytes(random.randrange(256) for _ in range(random.randrange(40))) for _ in range(3)]
-    data = cie(code[0] if turn % 4 == 0 else b"\\x0c\\x07\\x08\\x90\\x01", random.choice((b"zR", b"zRS", b"zPLR", b"", b"zRB")),
+    data = cie(code[0] if turn % 4 == 0 else b"\\x0c\\x07\\x08\\x90\\x01",
+               random.choice((b"zR", b"zRS", b"zPLR", b"", b"zRB")),
                bytes(random.choice((0x1B, 0, 3, 0x50, 0xFF, 0x9B)) for _ in range(random.randrange(12))),
                code_align=random.choice((1, 4, 2**63)), data_align=random.choice((-8, -(2**63), 1)))
     for k in (1, 2):
