@@ -73,6 +73,7 @@ def run_sanitized(sanitized_core: Path) -> RunSanitized:
                 "LD_PRELOAD": _runtime(),
                 "SANITIZED_CORE": str(sanitized_core),
             },
+            cwd=Path(__file__).parents[3],
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -276,8 +276,9 @@ for turn in range(400):
     n = 40
     size = random.choice((0, 7, 8, 333, 4096))
     values = generator.choice(np.array([0, 1, 2**64 - 1, SP, SP + 64, 500, 1500, 3000], np.uint64), size // 8 + 1)
-    values = np.where(generator.random(len(values)) < 0.5, generator.integers(0, 4000, len(values), np.uint64),
-                      np.where(generator.random(len(values)) < 0.5, SP + generator.integers(0, 4096, len(values), np.uint64), values))
+    code = generator.integers(0, 4000, len(values), np.uint64)
+    stack = SP + generator.integers(0, 4096, len(values), np.uint64)
+    values = np.choose(generator.integers(0, 4, len(values)), [values, code, code, stack])
     stacks = np.frombuffer(ctypes.create_string_buffer(values.tobytes()[:size], size) if size else b"", np.uint8)
     registers = np.empty((n, 4), np.uint64)
     registers[:, 0] = generator.integers(0, 4000, n)
