@@ -437,6 +437,17 @@ class Recorder:
             raise self._error
         return self.recording
 
+    def run(self, on_tick: Callable[[State], None] | None = None) -> Recording:
+        """Start, wait for the end and return the recording; an interrupt detaches, saves and is raised again."""
+        self.start()
+        try:
+            self.wait(on_tick=on_tick)
+        except KeyboardInterrupt:
+            self.stop(interrupted=True)
+            self.wait()
+            raise
+        return self.result()
+
     @property
     def recording(self) -> Recording:
         """The finished recording, also one that ended early.
