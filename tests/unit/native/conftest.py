@@ -70,10 +70,10 @@ def run_sanitized(sanitized_core: Path) -> RunSanitized:
             env={
                 **os.environ,
                 **OPTIONS,
+                "PYTHONPATH": str(Path(__file__).parents[2] / "support"),
                 "LD_PRELOAD": _runtime(),
                 "SANITIZED_CORE": str(sanitized_core),
             },
-            cwd=Path(__file__).parents[3],
             capture_output=True,
             text=True,
             timeout=timeout,

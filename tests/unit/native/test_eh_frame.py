@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from tests.support.call_frames import (
+from call_frames import (
     SECTION,
     TEXT,
     cie,
@@ -21,6 +20,7 @@ from tests.support.call_frames import (
     section,
     sleb,
 )
+
 from workbench.errors import MissingCapability
 from workbench.native.unwind import AARCH64, ROW, SIGNAL, X86_64, CfaKind, RuleKind, build_rows
 
@@ -248,7 +248,7 @@ def test_rows_agree_with_readelf() -> None:
 FUZZ = """
 import ctypes, random, sys
 import numpy as np
-from tests.support.call_frames import SECTION, TEXT, cie, fde, real_sections
+from call_frames import SECTION, TEXT, cie, fde, real_sections
 from workbench.native.unwind import AARCH64, X86_64, CfaKind, RuleKind, build_rows
 
 random.seed(int(sys.argv[1]))

@@ -6,8 +6,8 @@ import struct
 
 import numpy as np
 import pytest
+from call_frames import SECTION, TEXT, cie, section
 
-from tests.support.call_frames import SECTION, TEXT, cie, section
 from workbench.errors import BadSpec
 from workbench.native.unwind import (
     AARCH64,
