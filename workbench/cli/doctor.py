@@ -13,8 +13,12 @@ HELP = "show what this machine can do, why not, and what to do about it"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"rows to try (all): {', '.join(NAMES)}")
-    parser.add_argument("--json", action="store_true", help="a JSON list of {name, ok, reason, remedy}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"rows to try (all): {', '.join(NAMES)}"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="a JSON list of {name, ok, reason, remedy}"
+    )
 
 
 def execute(args: argparse.Namespace) -> int:

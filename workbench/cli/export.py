@@ -15,14 +15,22 @@ __all__ = ("configure", "execute")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
-    from workbench.frames.export import EXPORTERS
+    from workbench.frames.export import exporters
 
     parser.add_argument("recording", metavar="DIR", help="folder of the recording")
     parser.add_argument(
-        "-f", "--format", required=True, choices=sorted(EXPORTERS), help="; ".join(f"{n}: {e.meaning}" for n, e in EXPORTERS.items()),
+        "-f",
+        "--format",
+        required=True,
+        choices=[one.name for one in exporters()],
+        help="; ".join(f"{one.name}: {one.meaning}" for one in exporters()),
     )
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="file to write, - for standard output")
-    parser.add_argument("--frame", metavar="NAME", help="export this frame instead of the format's usual ones")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help="file to write, - for standard output"
+    )
+    parser.add_argument(
+        "--frame", metavar="NAME", help="export this frame instead of the format's usual ones"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 
@@ -30,10 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Write the file under a temporary name and rename it: no half-written export is ever seen."""
     import workbench as wb
-    from workbench.frames.export import EXPORTERS
+    from workbench.frames.export import exporter as find
 
     recording = wb.load(arguments.recording)
-    exporter = EXPORTERS[arguments.format]
+    exporter = find(arguments.format)
     if arguments.output == "-":
         exporter.write(recording, sys.stdout.buffer, frame=arguments.frame)
         return 0
@@ -46,7 +54,9 @@ def execute(arguments: argparse.Namespace) -> int:
             exporter.write(recording, sink, frame=arguments.frame)
         part.replace(path)
     except OSError as error:
-        raise NotPermitted(f"cannot write {path}: {error.strerror}", "choose another file with -o") from error
+        raise NotPermitted(
+            f"cannot write {path}: {error.strerror}", "choose another file with -o"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
     size = path.stat().st_size
