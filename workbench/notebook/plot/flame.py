@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workbench.frames.calltree import THREAD, CallTree, call_tree
+from workbench.frames.calltree import THREAD, CallTree, call_tree, function_totals
 from workbench.frames.view import natural_frame
 from workbench.notebook.plot.style import (
     INK,
@@ -16,6 +16,7 @@ from workbench.notebook.plot.style import (
     chart,
     color_of,
     duration_text,
+    legend,
     short_module,
 )
 
@@ -41,14 +42,19 @@ WHAT = {
 }
 
 
-def module_order(tree: CallTree) -> tuple[str, ...]:
-    """Modules by own weight, heaviest first, without kernel and thread nodes."""
-    user = (tree.spaces[tree.label] != THREAD) & (tree.spaces[tree.label] != "kernel")
-    load: dict[str, float] = {}
-    for label, own in zip(tree.label[user].tolist(), tree.own[user].tolist(), strict=True):
-        module = short_module(str(tree.modules[label]))
-        load[module] = load.get(module, 0.0) + own
-    return tuple(sorted(load, key=lambda module: (-load[module], module)))
+def module_order(recording: RecordingView) -> tuple[str, ...]:
+    """Modules of a recording, hottest first, without the kernel: the order in which they get their colours.
+
+    Always by the recording's main frame, so that a module has one colour in all its figures.
+    """
+    table, _ = function_totals(recording, natural_frame(recording), "count")
+    user = table[table["space"].isin(["user", "python", "jit"])]
+    load: dict[str, tuple[float, float]] = {}
+    for module, own, total in zip(user["module"], user["self"], user["total"], strict=True):
+        name = short_module(str(module))
+        before = load.get(name, (0.0, 0.0))
+        load[name] = before[0] + own, max(before[1], total)
+    return tuple(sorted(load, key=lambda name: (-load[name][0], -load[name][1], name)))
 
 
 def label_colors(tree: CallTree, order: tuple[str, ...]) -> list[str]:
@@ -154,7 +160,7 @@ def flamegraph(
 
     frame = frame or natural_frame(recording)
     whole = call_tree(recording, frame, by)
-    order = module_order(whole)
+    order = module_order(recording)
     tree = whole.pruned(whole.total[0] * minimum)
     left = tree.layout()
     levels = int(tree.level.max()) + 1
@@ -182,16 +188,5 @@ def flamegraph(
     ]
     if "kernel" in set(tree.spaces[tree.label]):
         handles.append(Patch(color=KERNEL, label="kernel"))
-    if handles:
-        axes.legend(
-            handles=handles,
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            borderaxespad=0.2,
-            ncols=min(len(handles), 8),
-            fontsize=8,
-            frameon=False,
-            handlelength=1.0,
-            columnspacing=1.2,
-        )
+    legend(axes, handles, 8)
     return figure

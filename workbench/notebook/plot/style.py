@@ -69,10 +69,11 @@ def chart(
     """An empty figure with title and, below the plot, the reading instructions in small print."""
     figure = Chart(figsize=(width, height), dpi=100, layout="constrained")
     figure.heading, figure.how_to_read = title, how_to_read
-    figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left", color=INK)
+    look: dict[str, Any] = {"x": 0.01, "ha": "left", "parse_math": False}
+    figure.suptitle(title, fontsize=12, fontweight="bold", color=INK, **look)
     if explain:
         wrapped = textwrap.fill(f"How to read: {how_to_read}", int(width * 16.5))
-        figure.supxlabel(wrapped, fontsize=7.5, color=SOFT, x=0.01, ha="left", linespacing=1.3)
+        figure.supxlabel(wrapped, fontsize=7.5, color=SOFT, linespacing=1.3, **look)
     return figure
 
 
@@ -86,6 +87,25 @@ def tidy(axes: Axes, *, grid: Literal["x", "y", "both"] | None = None) -> None:
     if grid:
         axes.grid(axis=grid, color=NEUTRAL, linewidth=0.6)
         axes.set_axisbelow(True)
+
+
+def legend(axes: Axes, handles: list[Any], columns: int = 6) -> None:
+    """A legend in one line above the plot."""
+    if not handles:
+        return
+    made = axes.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderaxespad=0.2,
+        ncols=min(len(handles), columns),
+        fontsize=8,
+        frameon=False,
+        handlelength=1.0,
+        columnspacing=1.2,
+    )
+    for text in made.get_texts():
+        text.set_parse_math(False)
 
 
 def short_module(module: str) -> str:

@@ -1,0 +1,203 @@
+"""Heat maps: where events fell, over time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workbench.errors import MissingFrame
+from workbench.frames.view import codes, optional_frame
+from workbench.notebook.plot.flame import fit
+from workbench.notebook.plot.lanes import begin_of
+from workbench.notebook.plot.style import Chart, chart, duration_text, tidy
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from workbench.frames.view import RecordingView
+
+__all__ = ("heatmap",)
+
+HEAT = (
+    "time runs to the right. The darker a cell, the more {what} fell into that moment and {row}; white is none, and "
+    "the bar at the right gives the numbers. A horizontal streak is something that went on, a vertical one a burst, "
+    "a sloped one a sweep."
+)
+FRAMES = ("samples", "faults", "watches", "calls", "offcpu", "gpu_calls")
+NATURAL = {"faults": "address", "offcpu": "duration", "gpu_calls": "duration", "calls": "duration"}
+WORDS = {"samples": "samples", "faults": "faults", "watches": "hits", "offcpu": "waits"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """Counts per row and time bin; rows have names or limits, never both."""
+
+    counts: NDArray[np.float64]
+    names: tuple[str, ...] = ()
+    limits: tuple[float, ...] = ()
+    logarithmic: bool = False
+
+
+def _named(values: pd.Series[Any], column: NDArray[np.int64], bins: int, top: int) -> _Cells:
+    code, texts = codes(values)
+    load = np.bincount(code, minlength=len(texts))
+    order = [i for i in np.argsort(-load, kind="stable").tolist() if load[i]]
+    rank = np.full(len(texts), min(top, len(order)))
+    rank[order[:top]] = np.arange(len(order[:top]))
+    rows = min(len(order), top + 1)
+    counts = np.zeros((rows, bins))
+    np.add.at(counts, (rank[code], column), 1)
+    names = [fit(str(texts[i]) or "[unknown]", 44) for i in order[:top]]
+    if len(order) > top:
+        names.append(f"{len(order) - top} others")
+    return _Cells(counts, tuple(names))
+
+
+def _numeric(
+    values: NDArray[Any], column: NDArray[np.int64], bins: int, logarithmic: bool
+) -> _Cells:
+    value = np.asarray(values, dtype=np.float64)
+    rows = 60
+    low, high = float(value.min()), float(value.max())
+    if logarithmic:
+        limits = np.geomspace(max(low, 1.0), max(high, low + 1, 2.0) * 1.0001, rows + 1)
+    else:
+        limits = np.linspace(low, high + max(1.0, (high - low) * 1e-6), rows + 1)
+    row = np.clip(np.searchsorted(limits, value, side="right") - 1, 0, rows - 1)
+    counts = np.zeros((rows, bins))
+    np.add.at(counts, (row, column), 1)
+    return _Cells(counts, (), tuple(limits.tolist()), logarithmic)
+
+
+def _column(recording: RecordingView, frame: str, y: str | None) -> tuple[pd.DataFrame, str]:
+    table = recording.frame(frame)
+    y = y or NATURAL.get(frame, "function")
+    if "time" not in table.columns or y not in table.columns:
+        missing = y if "time" in table.columns else "time"
+        raise MissingFrame(
+            f"frame {frame!r} has no column {missing!r}",
+            f"its columns: {', '.join(map(str, table.columns))}",
+        )
+    if y == "duration":
+        table = table[table["duration"] >= 0]
+    if not len(table):
+        raise MissingFrame(f"frame {frame!r} has no rows with {y}", "record longer")
+    return table, y
+
+
+def heatmap(
+    recording: RecordingView,
+    frame: str | None = None,
+    *,
+    y: str | None = None,
+    top: int = 20,
+    bins: int = 120,
+    title: str | None = None,
+    explain: bool = True,
+) -> Chart:
+    """Counts over time, by function (one row each), by address or by latency.
+
+    Parameters
+    ----------
+    frame : str or None
+        A frame with times; None takes the first that exists of samples, faults, watches, calls, offcpu, gpu_calls.
+    y : str or None
+        Column of the vertical axis: text gives one row per value, numbers are binned. None takes address for faults,
+        duration for calls, off-CPU times and GPU calls, else function.
+    top : int
+        Rows for the most frequent texts; the others share one more row.
+    bins : int
+        Cells over the length of the recording.
+
+    Returns
+    -------
+    Chart
+        A matplotlib Figure; the colour bar counts rows of the frame per cell.
+
+    Raises
+    ------
+    MissingFrame
+        The frame is missing or empty, or lacks the column.
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap, LogNorm
+    from matplotlib.ticker import MaxNLocator, NullFormatter
+
+    frame = frame or next(
+        (one for one in FRAMES if optional_frame(recording, one) is not None), FRAMES[0]
+    )
+    table, y = _column(recording, frame, y)
+    time = (table["time"].to_numpy(np.int64) - begin_of(recording)) / 1e9
+    edges = np.linspace(0, max(float(time.max()), 1e-6) * (1 + 1e-9), bins + 1)
+    column = np.clip(np.searchsorted(edges, time, side="right") - 1, 0, bins - 1)
+    values = table[y]
+    if values.dtype.kind in "iuf" if isinstance(values.dtype, np.dtype) else False:
+        cells = _numeric(values.to_numpy(), column, bins, logarithmic=y == "duration")
+    else:
+        cells = _named(values, column, bins, top)
+    what = WORDS.get(frame, "calls")
+    row = f"that {y} (vertical axis)" if cells.limits else f"the {y} named at the left"
+    height = 4.0 if cells.limits else 1.5 + 0.22 * len(cells.names)
+    figure = chart(
+        title or f"{recording.name}: {what} by {y} over time",
+        HEAT.format(what=what, row=row),
+        height=height + (0.4 if explain else 0),
+        explain=explain,
+    )
+    axes = figure.add_subplot()
+    largest = float(cells.counts.max())
+    rows = np.array(cells.limits) if cells.limits else np.arange(len(cells.names) + 1.0)
+    mesh = axes.pcolormesh(
+        edges,
+        rows,
+        np.ma.masked_equal(cells.counts, 0),
+        # From a blue that stands out against white, so that single events are seen.
+        cmap=ListedColormap(colormaps["Blues"](np.linspace(0.22, 1, 256))),
+        norm=LogNorm(1, largest) if largest > 50 else None,
+        rasterized=True,
+    )
+    if largest <= 50:
+        mesh.set_clim(1, max(2.0, largest))
+    bar = figure.colorbar(mesh, ax=axes, pad=0.01, fraction=0.035)
+    bar.set_label(f"{what} per {duration_text((edges[1] - edges[0]) * 1e9)} cell", fontsize=8.5)
+    bar.ax.tick_params(labelsize=8)
+    bar.ax.yaxis.set_major_formatter("{x:,.0f}")
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    if largest <= 50:
+        bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    _rows(axes, cells, y)
+    tidy(axes)
+    axes.set_xlabel("seconds since the start of the recording")
+    return figure
+
+
+def _rows(axes: Any, cells: _Cells, y: str) -> None:
+    """Ticks and label of the vertical axis."""
+    from matplotlib.ticker import FuncFormatter
+
+    if cells.names:
+        axes.set_yticks(np.arange(len(cells.names)) + 0.5, cells.names, parse_math=False)
+        axes.invert_yaxis()
+        return
+    if cells.logarithmic:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: duration_text(value)))
+    elif y in ("address", "ip"):
+        low, high = int(cells.limits[0]), int(cells.limits[-1])
+        step = 1 << ((high - low) // 6).bit_length()
+        ticks = range(low, high, step)
+        axes.set_yticks(ticks, [f"+{_size(at - low)}" for at in ticks])
+        axes.set_ylabel(f"{y}, from {low:#x}")
+        return
+    axes.set_ylabel(y)
+
+
+def _size(count: int) -> str:
+    """Bytes with a binary unit."""
+    for shift, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if count >> shift:
+            return f"{count / (1 << shift):.4g} {unit}"
+    return f"{count} B"
