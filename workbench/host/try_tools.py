@@ -108,7 +108,7 @@ def _bcc(stack: ExitStack) -> str:
         where = program.headers
     if not hits:
         raise Absent("the program was compiled and attached but counted no system call")
-    return f"a one-liner was compiled against {where.name} and counted system calls"
+    return f"a one-liner was compiled against headers of Linux {where.release} and counted system calls"
 
 
 @trial("llvm-symbolizer", "Debian: apt-get install llvm-19; without it stacks have no lines or inlined calls")
