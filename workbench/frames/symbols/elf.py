@@ -359,7 +359,7 @@ class ElfSymbols:
     def _of_scope(self, scope: str, last: str, n: int) -> list[int]:
         """Symbols of a C++ or Rust scope whose own name is most like `last`, best first."""
         fragment = mangled_fragment(scope)
-        follow = re.compile(re.escape(fragment) + rb"(\d{1,4})")
+        follow = re.compile(re.escape(fragment) + rb"(?:I.{1,200}?E)?(\d{1,4})")
         members: dict[str, int] = {}
         if not fragment:
             return []
