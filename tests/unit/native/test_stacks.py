@@ -14,7 +14,9 @@ STACK = st.tuples(st.integers(1, 3), st.lists(st.integers(0, 3), max_size=4).map
 def intern(interner: StackInterner, stacks: list[tuple[int, tuple[int, ...]]]) -> list[int]:
     addresses = [address for _, stack in stacks for address in stack]
     return interner.intern(
-        [pid for pid, _ in stacks], np.array(addresses, np.uint64), [len(stack) for _, stack in stacks]
+        [pid for pid, _ in stacks],
+        np.array(addresses, np.uint64),
+        [len(stack) for _, stack in stacks],
     ).tolist()
 
 
@@ -62,7 +64,13 @@ def test_many_stacks_survive_growth() -> None:
 
 def test_prefixes_order_and_process_make_a_difference() -> None:
     interner = StackInterner()
-    assert intern(interner, [(1, (5, 6)), (1, (5,)), (1, (6, 5)), (2, (5, 6)), (1, (5, 6, 0))]) == [0, 1, 2, 3, 4]
+    assert intern(interner, [(1, (5, 6)), (1, (5,)), (1, (6, 5)), (2, (5, 6)), (1, (5, 6, 0))]) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 def test_number_of_stacks_is_bounded() -> None:
@@ -80,7 +88,11 @@ def test_number_of_stacks_is_bounded() -> None:
 
 def test_bytes_are_bounded_and_short_stacks_still_fit() -> None:
     interner = StackInterner(max_bytes=8 * 10)
-    assert intern(interner, [(1, tuple(range(8))), (1, tuple(range(3))), (1, (1, 2))]) == [0, OVERFLOWED, 1]
+    assert intern(interner, [(1, tuple(range(8))), (1, tuple(range(3))), (1, (1, 2))]) == [
+        0,
+        OVERFLOWED,
+        1,
+    ]
     assert interner.overflowed == 1
 
 
@@ -94,7 +106,9 @@ def test_bytes_are_bounded_and_short_stacks_still_fit() -> None:
         ([1], [], [1 << 30]),
     ],
 )
-def test_lengths_that_do_not_add_up(pids: list[int], addresses: list[int], lengths: list[int]) -> None:
+def test_lengths_that_do_not_add_up(
+    pids: list[int], addresses: list[int], lengths: list[int]
+) -> None:
     interner = StackInterner()
     with pytest.raises(BadSpec):
         interner.intern(pids, np.array(addresses, np.uint64), lengths)
