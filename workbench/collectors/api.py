@@ -70,11 +70,7 @@ def record(
     """
     if pid is None and not command and not machine:
         pid = os.getpid()
-    many = (
-        [collect]
-        if isinstance(collect, (str, Spec)) or hasattr(collect, "attach")
-        else list(collect)
-    )  # type: ignore[arg-type]
+    many: Any = collect if isinstance(collect, (list, tuple)) else [collect]
     return Recorder(
         many,
         output=_output(output),

@@ -59,6 +59,10 @@ class Ring:
         """Bytes of records not read yet."""
         return native.available(self.consumer, self.producer)
 
+    def data_view(self) -> NDArray[np.uint8]:
+        """The data area as bytes, shape (2 * size,): mapped twice, so a span never wraps. For measurements."""
+        return self._views[1][self.data - self.producer :]
+
     def watch(
         self, loop: asyncio.AbstractEventLoop, callback: Callable[[], Any]
     ) -> Callable[[], None]:

@@ -1,0 +1,55 @@
+"""`workbench bench`."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import pkgutil
+import sys
+from importlib import import_module
+
+import workbench.bench
+from workbench.errors import BadSpec
+
+__all__ = ("benchmarks", "configure", "execute")
+
+
+def benchmarks() -> dict[str, str]:
+    """Names and one-line descriptions of all benchmarks."""
+    found = {}
+    for module in pkgutil.iter_modules(workbench.bench.__path__):
+        loaded = import_module(f"workbench.bench.{module.name}")
+        if hasattr(loaded, "DESCRIPTION"):
+            found[module.name.removesuffix("_time")] = loaded.DESCRIPTION
+    return found
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the verb."""
+    parser.add_argument("name", nargs="?", help="benchmark to run; without it, list them")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Run one benchmark; 1 when a check fails."""
+    known = benchmarks()
+    if not arguments.name:
+        if arguments.json:
+            print(json.dumps(known))
+        else:
+            width = max(map(len, known))
+            print("\n".join(f"{name.ljust(width)}  {text}" for name, text in known.items()))
+        return 0
+    if arguments.name not in known:
+        near = difflib.get_close_matches(arguments.name, known, 1)
+        raise BadSpec(
+            f"there is no benchmark {arguments.name!r}",
+            (f"did you mean {near[0]!r}? " if near else "") + f"benchmarks: {', '.join(known)}",
+        )
+    module = "import_time" if arguments.name == "import" else arguments.name
+    if sys.stderr.isatty():
+        print(f"measuring: {known[arguments.name]} ...", file=sys.stderr)
+    result = import_module(f"workbench.bench.{module}").run()
+    print(json.dumps(result.to_json()) if arguments.json else result)
+    return 0 if result.ok else 1
