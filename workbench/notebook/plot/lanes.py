@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from workbench.frames.view import RecordingView
 
-__all__ = ("LAYERS", "Layer", "begin_of", "thread_order", "timeline")
+__all__ = ("LAYERS", "Layer", "begin_of", "density", "length_of", "thread_order", "timeline")
 
 TIMELINE = (
     "one row per thread, time runs to the right. The blue curve is how busy the thread was: its full height means on "
@@ -143,7 +143,7 @@ def timeline(
         if (table := optional_frame(recording, layer.frame)) is not None
     }
     samples = optional_frame(recording, "samples")
-    low, high = between or (0.0, _length(recording, zero, samples, found))
+    low, high = between or (0.0, length_of(recording, zero))
     bars = ", ".join(layer.title for layer in found if layer.lasting) or "none recorded"
     points = ", ".join(layer.title for layer in found if not layer.lasting)
     text = TIMELINE.format(bars=bars, ticks=f" ({points})" if points else "")
@@ -171,19 +171,16 @@ def timeline(
     return figure
 
 
-def _length(
-    recording: RecordingView,
-    zero: int,
-    samples: pd.DataFrame | None,
-    found: dict[Layer, pd.DataFrame],
-) -> float:
+def length_of(recording: RecordingView, zero: int) -> float:
+    """Seconds from `zero` to the end of the recording, or to its last event.
+
+    Intervals that began last may end later (waits that outlast the recording); they do not stretch it.
+    """
     ends = [int(manifest_value(recording, "duration_ns", default=0))]
-    if samples is not None:
-        ends.append(int(samples["time"].max()) - zero)
-    ends += [
-        int(spans(table)[1].max()) - zero for layer, table in found.items() if not layer.lasting
-    ]
-    ends += [int(table["time"].max()) - zero for layer, table in found.items() if layer.lasting]
+    for name in ("samples", *(layer.frame for layer in LAYERS)):
+        table = optional_frame(recording, name)
+        if table is not None:
+            ends.append(int(table["time"].max()) - zero)
     return max(1e-6, max(ends) / 1e9)
 
 
