@@ -160,6 +160,22 @@ def test_lines_and_inlined_calls(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("llvm-symbolizer")
+def test_lines_from_a_separate_debug_file(tmp_path: Path) -> None:
+    program, debug = _build(tmp_path, "-g"), tmp_path / "program.debug"
+    subprocess.run(["objcopy", "--only-keep-debug", str(program), str(debug)], check=True)
+    subprocess.run(["strip", str(program)], check=True)
+    subprocess.run(["objcopy", f"--add-gnu-debuglink={debug}", str(program)], check=True)
+    with (
+        _running(str(program)) as (pid, at),
+        Symbolizer(Mappings.from_columns(Mappings.snapshot(pid))) as symbolizer,
+    ):
+        frames = _frames(symbolizer.resolve(pid, np.array([at["inlined"] - 1], np.uint64)))
+    assert [(name, line) for _, _, name, line, _ in frames] == [
+        (name.lower(), f"program.c:{_line_of(name)}") for name in ("INNER", "MIDDLE", "OUTER")
+    ]
+
+
+@pytest.mark.needs("llvm-symbolizer")
 def test_an_interrupt_between_queries_does_not_mix_answers(tmp_path: Path) -> None:
     program = _build(tmp_path, "-g")
     with _running(str(program)) as (pid, at):

@@ -85,6 +85,8 @@ class ElfSymbols:
         GNU build id in hex, or empty.
     debug_path : str
         Separate debug file that contributed, or empty.
+    full : bool
+        A .symtab contributed, so that static functions are named too; a stripped file has exported symbols only.
     has_lines : bool
         The file or its debug file has a line table.
     columns : dict of ndarray
@@ -99,6 +101,7 @@ class ElfSymbols:
         self.build_id = str(meta["build_id"])
         self.debug_path = str(meta["debug_path"])
         self.has_lines = bool(meta["has_lines"])
+        self.full = bool(meta["full"])
         self.position_independent = bool(meta["position_independent"])
         self.columns = columns
         self.pool = pool
@@ -167,6 +170,7 @@ class ElfSymbols:
             "build_id": build_id,
             "debug_path": str(separate or ""),
             "has_lines": has_lines,
+            "full": any(one.has_symtab for one in images),
             "position_independent": elf.type == 3,
         }
         return cls(meta, columns, NamePool(names))
@@ -179,6 +183,7 @@ class ElfSymbols:
             "build_id": self.build_id,
             "debug_path": self.debug_path,
             "has_lines": self.has_lines,
+            "full": self.full,
             "position_independent": self.position_independent,
         }
 

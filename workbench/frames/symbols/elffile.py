@@ -50,7 +50,7 @@ SEGMENT_DTYPE = np.dtype(
     ]
 )
 PT_LOAD, PT_NOTE = 1, 4
-SHT_NOBITS, SHT_NOTE = 8, 7
+SHT_SYMTAB, SHT_NOTE, SHT_NOBITS = 2, 7, 8
 SHF_ALLOC, SHF_EXECINSTR, SHF_COMPRESSED = 2, 4, 0x800
 NT_GNU_BUILD_ID = 3
 MAX_NOTE = 1 << 20
@@ -243,6 +243,11 @@ class ElfFile:
             if one.name == name and one.type != SHT_NOBITS:
                 return one
         return None
+
+    @property
+    def has_symtab(self) -> bool:
+        """The file was not stripped."""
+        return any(one.type == SHT_SYMTAB for one in self.sections)
 
     def content(self, section: Section) -> bytes:
         """Bytes of a section."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ("NamedRanges", "find_perf_map", "parse_kallsyms", "parse_perf_map", "python_name")
 
+MAX_PERF_MAP = 256 << 20
 _NONE = 2**64 - 1
 _PYTHON = re.compile(r"py::(.*):([^:]*)", re.DOTALL)
 
@@ -90,7 +91,8 @@ def find_perf_map(pid: int) -> bytes:
         try:
             path = Path(place)
             if path.is_file():
-                return path.read_bytes()
+                with path.open("rb") as file:
+                    return file.read(MAX_PERF_MAP)
         except OSError:
             continue
     return b""

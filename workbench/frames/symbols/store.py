@@ -21,7 +21,7 @@ import numpy as np
 from workbench.errors import WorkbenchError
 from workbench.frames.symbols.arrayfile import BadArrayFile, read_arrays, write_arrays
 from workbench.frames.symbols.elf import ElfSymbols, debug_file
-from workbench.frames.symbols.elffile import build_id_of
+from workbench.frames.symbols.elffile import ElfFile, build_id_of
 from workbench.frames.symbols.names import NamePool
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ("SymbolStore", "cache_folder", "default_store")
 
-VERSION = "symbols-1"
+VERSION = "symbols-2"
 DEFAULT_LIMIT = 2 << 30
 _COLUMNS = {
     "value": "<u8", "size": "<u8", "kind": "|u1", "binding": "|u1", "name": "<u4",
@@ -66,6 +66,7 @@ class SymbolStore:
         self.limit = limit
         self._loaded: dict[str, ElfSymbols] = {}
         self._failed: dict[tuple[str, str], str] = {}
+        self._stripped: set[tuple[str, str]] = set()
         self._lock = threading.RLock()
 
     def get(
@@ -83,7 +84,8 @@ class SymbolStore:
             Other places to read the same file from (``/proc/PID/map_files/...``), tried first.
         """
         with self._lock:
-            if build_id and (known := self._known(build_id)) is not None:
+            known = self._known(build_id) if build_id else None
+            if known is not None and not self._fuller(known, (*alternates, path)):
                 return known
             reason = "the file does not exist"
             for place in (*alternates, path):
@@ -100,7 +102,8 @@ class SymbolStore:
                     )
                     continue
                 name = actual or _file_key(status)
-                if (found := self._known(name)) is not None:
+                found = self._known(name)
+                if found is not None and not self._fuller(found, (place,)):
                     return found
                 try:
                     return self._build(name, place, path)
@@ -139,6 +142,7 @@ class SymbolStore:
     def save(self) -> None:
         """Write readable names that were added since they were loaded; a full disk loses only the cache."""
         with self._lock:
+            changed = False
             for name, symbols in self._loaded.items():
                 if not symbols.new_names or symbols.display_table is None:
                     continue
@@ -157,7 +161,25 @@ class SymbolStore:
                 with contextlib.suppress(OSError):
                     write_arrays(self._file(name, ".names"), {"symbols": len(symbols)}, arrays)
                     symbols.new_names = 0
-            self._evict()
+                changed = True
+            if changed:
+                self._evict()
+
+    def _fuller(self, symbols: ElfSymbols, places: Iterable[str]) -> bool:
+        """A copy of a stripped file is at hand that is not stripped (both have one build id)."""
+        if symbols.full:
+            return False
+        for place in places:
+            if not place.startswith("/") or (place, symbols.build_id) in self._stripped:
+                continue
+            try:
+                with ElfFile(place) as elf:
+                    if elf.has_symtab and elf.build_id() == symbols.build_id:
+                        return True
+            except (OSError, WorkbenchError):
+                continue
+            self._stripped.add((place, symbols.build_id))
+        return False
 
     def _file(self, name: str, suffix: str) -> Path:
         return self.folder / name[:2] / f"{name[2:]}{suffix}"

@@ -14,6 +14,7 @@ from workbench.frames.symbols.elffile import (
     SHF_ALLOC,
     SHF_COMPRESSED,
     SHF_EXECINSTR,
+    SHT_SYMTAB,
     BadElf,
     ElfFile,
     Section,
@@ -35,7 +36,7 @@ SYMBOL_DTYPE = np.dtype(
         ("size", "<u8"),
     ]
 )
-SHT_SYMTAB, SHT_DYNSYM = 2, 11
+SHT_DYNSYM = 11
 FUNCTION, OBJECT = 1, 2
 # Symbol type -> kind; TLS symbols are offsets, not addresses, so they are left out.
 _KINDS = np.zeros(16, np.uint8)

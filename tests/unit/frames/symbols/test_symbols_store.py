@@ -114,6 +114,21 @@ def test_file_without_build_id_is_read_again_when_it_changes(
         assert symbols is not None and symbols.build_id == "" and symbols.find_name(name)
 
 
+def test_copy_that_is_not_stripped_improves_the_table(
+    program: Path, store: SymbolStore, tmp_path: Path
+) -> None:
+    stripped = tmp_path / "stripped"
+    subprocess.run(["strip", "-o", str(stripped), str(program)], check=True)
+    build_id = ElfSymbols.open(program).build_id
+    first = store.get(str(stripped), build_id)
+    assert first is not None and not first.full and not first.find_name("hidden")
+    for later in (store, SymbolStore(store.folder.parent)):
+        better = later.get(str(program), build_id)
+        assert better is not None and better.full and better.find_name("hidden")
+        # The stripped copy is now named by it as well.
+        assert later.get(str(stripped), build_id) is better
+
+
 def test_the_cache_is_bounded(program: Path, tmp_path: Path) -> None:
     store = SymbolStore(tmp_path / "cache", limit=40_000)
     for path in (program, Path("/bin/ls"), Path("/bin/cat"), Path("/bin/true")):
