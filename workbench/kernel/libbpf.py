@@ -28,6 +28,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_program__fd": (_I, (_P,)),
     "bpf_program__set_autoload": (_I, (_P, ctypes.c_bool)),
     "bpf_program__set_expected_attach_type": (_I, (_P, _I)),
+    "bpf_program__set_flags": (_I, (_P, ctypes.c_uint32)),
     "bpf_program__set_type": (_I, (_P, _I)),
     "bpf_program__set_attach_target": (_I, (_P, _I, _S)),
     "bpf_program__set_log_buf": (_I, (_P, _P, _SIZE)),

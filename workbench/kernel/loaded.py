@@ -36,6 +36,7 @@ _BPF_LINK_CREATE = 28
 _TRACE_RAW_TP, _PERF_EVENT, _UPROBE_MULTI, _UPROBE_SESSION = 23, 41, 48, 57
 _RING_BUFFER = 27
 _UPROBE_MULTI_RETURN = 1
+_SLEEPABLE = 1 << 4
 
 
 class Program:
@@ -206,6 +207,29 @@ class Loaded:
         fd = self._link_create(one, f"{len(where)} places in {path}", attr.ljust(72, b"\0"))
         return self._keep(Link(f"{program} on {len(where)} places of {path}", [fd]))
 
+    def attach_uprobe_event(
+        self,
+        program: str,
+        path: str,
+        offset: int,
+        *,
+        cookie: int = 0,
+        semaphore: int = 0,
+        pid: int | None = None,
+        on_return: bool = False,
+    ) -> Link:
+        """Attach to one place by a perf event: what kernels before uprobe_multi have (Linux >= 4.17).
+
+        Arguments as of `attach_uprobes`, for one place. `program` must be loaded without an expected attach type
+        (`load(attach_types={program: 0})`).
+        """
+        event = perf.open_uprobe(
+            path, offset, pid=pid, on_return=on_return, semaphore=semaphore
+        )
+        link = self.attach_perf_event(program, event, cookie=cookie)
+        perf.enable(event)
+        return link
+
     def attach_raw_tracepoint(self, program: str, tracepoint: str) -> Link:
         """Run `program` (section `raw_tp/...`) at a raw tracepoint."""
         one = self.programs[program]
@@ -347,6 +371,8 @@ def _prepare(
                 program, 2
             )  # BPF_PROG_TYPE_KPROBE; libbpf < 1.3 does not know the section
             lib.bpf_program__set_expected_attach_type(program, _UPROBE_MULTI)
+            if section.split("/")[0].endswith(".s"):
+                lib.bpf_program__set_flags(program, _SLEEPABLE)
         if name in attach_types:
             lib.bpf_program__set_expected_attach_type(program, attach_types[name])
         logs[name] = ctypes.create_string_buffer(_LOG_BYTES)

@@ -25,6 +25,7 @@ __all__ = (
     "modify_breakpoint",
     "open_event",
     "open_tracepoint",
+    "open_uprobe",
     "tracefs",
 )
 
@@ -144,6 +145,39 @@ def _open_error(attributes: EventAttributes, pid: int, number: int) -> Workbench
             "too many open files for one perf event per thread", "raise `ulimit -n`"
         )
     return MissingCapability(f"perf_event_open: {os.strerror(number)}", "see `workbench doctor`")
+
+
+def open_uprobe(
+    path: str, offset: int, *, pid: int | None = None, on_return: bool = False, semaphore: int = 0
+) -> int:
+    """A disabled perf event on one instruction of a file: of process `pid` (all its threads), or of every process.
+
+    `semaphore` is the file offset of a USDT semaphore, which the kernel counts up while the event is open.
+
+    Raises
+    ------
+    NotPermitted, TargetGone, MissingCapability
+        By the errno, each with what to do next.
+    """
+    folder = Path("/sys/bus/event_source/devices/uprobe")
+    try:
+        number = int((folder / "type").read_text())
+        bit = int((folder / "format" / "retprobe").read_text().partition(":")[2])
+    except (OSError, ValueError):
+        raise MissingCapability(
+            "this kernel has no uprobe events", "see row `uprobe` of `workbench doctor`"
+        ) from None
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    attributes = EventAttributes(
+        number,
+        on_return << bit | semaphore << 32,
+        flags=("disabled",),
+        config1=ctypes.addressof(name),
+        config2=offset,
+    )
+    if pid is None:
+        return open_event(attributes, pid=-1, cpu=0)
+    return open_event(attributes, pid=pid)
 
 
 def enable(fd: int) -> None:
