@@ -19,7 +19,7 @@ from workbench.runs.parameters import read_notebook
 __all__ = ("Keys", "digest_of", "host_class", "notebook_digest", "package_digest", "versions")
 
 _FORMAT = 1
-_CODE = frozenset((".py", ".c", ".h", ".o"))
+_SOURCES = frozenset((".py", ".c", ".h"))
 _PACKAGES = ("bpf-workbench", "numpy", "pandas", "pyarrow", "matplotlib", "papermill", "ipykernel", "nbconvert")
 
 
@@ -80,11 +80,14 @@ def digest_of(path: Path) -> str:
 
 
 def package_digest() -> str:
-    """Digest of the workbench's own sources and built BPF objects."""
-    root = Path(__file__).resolve().parent.parent
+    """Digest of the workbench's own sources and those of its BPF objects (of the objects where no sources ship)."""
+    package = Path(__file__).resolve().parent.parent
+    bpf = package.parent / "bpf"
+    files = [one for one in package.rglob("*") if one.suffix in _SOURCES]
+    files += [one for one in bpf.glob("*") if one.suffix in _SOURCES] or list(package.rglob("*.bpf.o"))
     total = hashlib.sha256()
-    for file in sorted(one for one in root.rglob("*") if one.suffix in _CODE and one.is_file()):
-        total.update(f"{file.relative_to(root).as_posix()}\0".encode())
+    for file in sorted(files):
+        total.update(f"{file.relative_to(package.parent).as_posix()}\0".encode())
         total.update(hashlib.sha256(file.read_bytes()).digest())
     return total.hexdigest()
 

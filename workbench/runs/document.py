@@ -76,7 +76,8 @@ class Entry:
         """The value as text that is not empty."""
         found = self.value()
         if not isinstance(found, str) or not found.strip():
-            self.fail(f"is {_kind(found)}, not text")
+            quotes = "YAML reads on, off, yes and no as truth values; write it in quotes"
+            self.fail(f"is {_kind(found)}, not text", quotes if isinstance(found, bool) else "")
         return found
 
     def number(self) -> float:

@@ -26,6 +26,8 @@ A paper is a list of experiments, by file or in place::
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping
@@ -213,11 +215,27 @@ def _experiment(entry: Entry, default_name: str | None) -> Experiment:
         notebook=notebook,
         parameters={key: inner.value() for key, inner in parameters.items()},
         recordings={key: (folder / inner.text()).resolve() for key, inner in recordings.items()},
-        needs=tuple(item.text() for item in members["needs"].items()) if "needs" in members else (),
+        needs=_needs(members["needs"]) if "needs" in members else (),
         grid=values,
         timeout=timeout,
         claims=_claims(members["claims"], {*parameters, *grid}) if "claims" in members else (),
     )
+
+
+def _needs(entry: Entry) -> tuple[str, ...]:
+    from workbench.host import NAMES
+
+    names = []
+    for item in entry.items():
+        name = item.text()
+        if name not in NAMES:
+            near = difflib.get_close_matches(name, NAMES, n=1)
+            item.fail(
+                f"no capability is named {name!r}",
+                (f"did you mean {near[0]!r}? " if near else "") + "`workbench doctor` lists them",
+            )
+        names.append(name)
+    return tuple(names)
 
 
 def _mapping(members: Mapping[str, Entry], key: str) -> dict[str, Entry]:
@@ -272,8 +290,6 @@ def _claims(entry: Entry, parameters: set[str]) -> tuple[Claim, ...]:
 
 def _file_name(text: str) -> str:
     """`text` with what does not belong in a file name replaced; long text is cut and made unique by a hash."""
-    import hashlib
-
     name = re.sub(r"[^A-Za-z0-9._=,+-]", "_", text)
     if len(name) > 100 or name in ("", ".", ".."):
         name = f"{name[:80]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -69,6 +69,7 @@ def test_parameters_of_a_notebook(folder: Path) -> None:
         ("notebook: nowhere.ipynb", "there is no notebook .*nowhere.ipynb"),
         (NOTEBOOK + NOTEBOOK, "line 2: the key 'notebook' is there twice"),
         (NOTEBOOK + "name: a/b", "line 2: name: 'a/b' is no file name"),
+        (NOTEBOOK + "name: off", r"name: is a truth value, not text\n.*in quotes"),
         (NOTEBOOK + "parameters: 3", "line 2: parameters: is a number, not a mapping"),
         (NOTEBOOK + "parameters: {size: 2020-01-01}", "a date is not a plain value"),
         (NOTEBOOK + "parameters: {1: 2}", "the key 1 is not text"),
@@ -76,6 +77,7 @@ def test_parameters_of_a_notebook(folder: Path) -> None:
         (NOTEBOOK + "parameters: {size: 1}\ngrid: {size: [1]}", "line 3: grid.size: 'size' is given twice"),
         (NOTEBOOK + "parameters: {seize: 1}", r"'seize', which the parameters cell of .* does not assign\n  hint: "
          "did you mean 'size'. the notebook has: size, seconds, rate, recording"),
+        (NOTEBOOK + "needs: [uprobes]", r"needs\[0\]: no capability is named 'uprobes'\n.*did you mean 'uprobe"),
         (NOTEBOOK + "grid: {size: 3}", "grid.size: is a number, not a list"),
         (NOTEBOOK + "grid: {size: []}", "lists no value"),
         (NOTEBOOK + "grid: {size: [1, 1]}", "lists a value twice"),
