@@ -179,19 +179,20 @@ static enum wb_unwind_status step(const struct wb_unwind_row *row, struct stack 
     return ra ? WB_UNWIND_DEPTH : WB_UNWIND_COMPLETE;
 }
 
-/* The caller by the frame pointer: {caller's fp, return address} at fp, on both machines. */
+/* The caller by the frame pointer: {caller's fp, return address} at fp, on both machines. The caller need not keep frame
+ * pointers itself, so its fp may be anything; the return address is checked by where it leads. */
 static enum wb_unwind_status step_by_frame_pointer(struct stack *stack, struct frame *frame, bool arm)
 {
     uint64_t fp, ra;
     if (frame->fp < frame->sp || (frame->fp & 7) || !read_word(stack, frame->fp, &fp) ||
         !read_word(stack, frame->fp + 8, &ra))
         return WB_UNWIND_NO_TABLE;
-    if (fp && fp <= frame->fp)
-        return WB_UNWIND_NO_TABLE;
     if (arm)
         ra &= UINT64_C(0x0000ffffffffffff);
+    if (!ra) /* the outermost frame holds two zeros; so does unused memory, if this is the first guess */
+        return fp || frame->exact ? WB_UNWIND_NO_TABLE : WB_UNWIND_COMPLETE;
     *frame = (struct frame){.ip = ra, .sp = frame->fp + 16, .fp = fp};
-    return ra ? WB_UNWIND_DEPTH : WB_UNWIND_COMPLETE;
+    return WB_UNWIND_DEPTH;
 }
 
 static uint8_t unwind(struct cached *cache, const struct wb_unwind_space *space, struct frame frame, struct stack *stack,
