@@ -78,6 +78,9 @@ def fill(writer: RecordingWriter, rows: int) -> None:
             "total": [900.0 * rows],
         },
     )
+    writer.attach_file(
+        "kallsyms", b"8000000000000000 T kernel_start\n8000000000000100 T kernel_next\n"
+    )
     writer.attach_file("notes.txt", b"as measured\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 from workbench.frames import provenance
 from workbench.frames.columns import arrow_schema
 from workbench.frames.manifest import FrameInfo, Loss
+from workbench.frames.place import inside
 from workbench.frames.resolve import RAW_STACKS, NameSources, Raw, Resolver
 from workbench.frames.schema import SCHEMAS
 from workbench.frames.spool import read_index, read_spool
@@ -55,6 +57,7 @@ class SpoolFolder(Raw):
     ) -> None:
         self._boot_id = boot_id
         self._live = live
+        self._folder = folder
         self._spool = folder / "spool"
         self._files = folder / "files"
         self._columns = dict(columns)
@@ -70,8 +73,10 @@ class SpoolFolder(Raw):
     def segments(self, frame: str) -> Iterator[Path]:
         """Stream files of a frame in order; a new one begins where columns were declared late."""
         number = 0
-        while (path := self._spool / f"{segment_name(frame, number)}.arrow").exists():
-            yield path
+        while os.path.lexists(path := self._spool / f"{segment_name(frame, number)}.arrow"):
+            if os.path.lexists(index := path.with_suffix(".index")):
+                inside(self._folder, index)
+            yield inside(self._folder, path)
             number += 1
 
     def rows(self, frame: str) -> int:
@@ -89,13 +94,17 @@ class SpoolFolder(Raw):
         maps: dict[int, bytes] = {}
         for path in sorted(self._files.glob("perf-*.map")):
             pid = path.name[5:-4]
-            if pid.isdecimal() and path.is_file() and not path.is_symlink():
-                maps[int(pid)] = path.read_bytes()
-        kallsyms: Path | None = self._files / "kallsyms"
-        if kallsyms and not kallsyms.is_file():
+            if pid.isdecimal():
+                maps[int(pid)] = inside(self._folder, path).read_bytes()
+        jit = None if self._live and not maps else maps
+        kallsyms = self._files / "kallsyms"
+        if os.path.lexists(kallsyms):
+            inside(self._folder, kallsyms)
+        else:
             here = provenance.host().boot_id
-            kallsyms = Path("/proc/kallsyms") if here and here == self._boot_id else None
-        return NameSources(None if self._live and not maps else maps, kallsyms)
+            same_boot = bool(here) and here == self._boot_id
+            return NameSources(jit, Path("/proc/kallsyms") if same_boot else None)
+        return NameSources(jit, kallsyms)
 
 
 def segment_name(frame: str, number: int) -> str:
@@ -236,6 +245,8 @@ def write_frames(
 
         try:
             rows = _write_parquet(part, columns, resolver.batches(name), advance)
+            with part.open("rb") as stream:
+                os.fsync(stream.fileno())
             part.replace(path)
         except BaseException:
             part.unlink(missing_ok=True)

@@ -145,15 +145,19 @@ class Manifest:
             totals[loss.frame] = totals.get(loss.frame, 0) + loss.lost
         return totals
 
-    def write(self, folder: Path) -> None:
-        """Replace ``manifest.json`` in `folder`; a reader sees the old or the new one, never a part."""
+    def write(self, folder: Path, *, durable: bool = False) -> None:
+        """Replace ``manifest.json`` in `folder`; a reader sees the old or the new one, never a part.
+
+        With `durable` it also survives the death of the machine from here on.
+        """
         path = folder / NAME
         part = folder / f".{NAME}.part"
         try:
             with part.open("w", encoding="utf-8") as stream:
                 stream.write(encode(self))
-                stream.flush()
-                os.fsync(stream.fileno())
+                if durable:
+                    stream.flush()
+                    os.fsync(stream.fileno())
             part.replace(path)
         except OSError:
             part.unlink(missing_ok=True)

@@ -14,10 +14,10 @@ import shutil
 import time
 from pathlib import Path
 
-from workbench.errors import BadSpec, NotPermitted, RunFailed, WorkbenchError
+from workbench.errors import BadSpec, DamagedRecording, NotPermitted, RunFailed, WorkbenchError
 from workbench.frames.manifest import NAME, Manifest
 
-__all__ = ("PARTIAL", "claim", "is_live", "partial_of", "publish", "remove_recording")
+__all__ = ("PARTIAL", "claim", "inside", "is_live", "partial_of", "publish", "remove_recording")
 
 PARTIAL = ".partial"
 FOLDERS = ("files", "spool")
@@ -26,6 +26,28 @@ FOLDERS = ("files", "spool")
 def partial_of(path: Path) -> Path:
     """Where the recording is made that will be `path`."""
     return path.with_name(path.name + PARTIAL)
+
+
+def inside(folder: Path, path: Path) -> Path:
+    """`path` if it is a plain file inside `folder`.
+
+    Raises
+    ------
+    DamagedRecording
+        It is missing, no file, or a link that leads out of the folder.
+    """
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError):
+        raise DamagedRecording(
+            f"{path} is missing", "restore it, or wb.load(path, verify=False) reads the rest"
+        ) from None
+    if not real.is_relative_to(folder.resolve()) or not real.is_file():
+        raise DamagedRecording(
+            f"{path} is not a file inside the recording",
+            "copy the file itself into the folder, not a link",
+        )
+    return path
 
 
 def _lock(descriptor: int, kind: int) -> bool:
@@ -147,7 +169,7 @@ def claim(path: Path, manifest: Manifest, *, overwrite: bool) -> tuple[Path, int
 
 def _move_in(fresh: Path, folder: Path, *, overwrite: bool) -> None:
     """Rename `fresh` to `folder`, which succeeds only when nobody else's folder is there."""
-    for _ in range(20):
+    for _ in range(10):
         try:
             fresh.rename(folder)
             return

@@ -159,7 +159,7 @@ class Recording:
                 f"recording {self.name!r} has no file {name!r}",
                 f"files: {', '.join(self.manifest.files) or 'none'}",
             )
-        path = _inside(self.path, self.path / "files" / name)
+        path = place.inside(self.path, self.path / "files" / name)
         info = self.manifest.files[name]
         if self._verify and finalize.digest(path) != info.sha256:
             raise DamagedRecording(f"{path} was changed: its checksum does not match", UNVERIFIED)
@@ -194,7 +194,7 @@ class Recording:
         import pyarrow.parquet as pq
 
         info = self.manifest.frames[name]
-        path = _inside(self.path, self.path / f"{name}.parquet")
+        path = place.inside(self.path, self.path / f"{name}.parquet")
         if self._verify and finalize.digest(path) != info.sha256:
             raise DamagedRecording(f"{path} was changed: its checksum does not match", UNVERIFIED)
         try:
@@ -249,33 +249,13 @@ class Recording:
         ]
 
 
-def _inside(folder: Path, path: Path) -> Path:
-    """`path` if it is a plain file inside `folder`.
-
-    Raises
-    ------
-    DamagedRecording
-        It is missing, no file, or a link that leads out of the folder.
-    """
-    try:
-        real = path.resolve(strict=True)
-    except (OSError, RuntimeError):
-        raise DamagedRecording(f"{path} is missing", UNVERIFIED) from None
-    if not real.is_relative_to(folder.resolve()) or not real.is_file():
-        raise DamagedRecording(
-            f"{path} is not a file inside the recording",
-            "copy the file itself into the folder, not a link",
-        )
-    return path
-
-
 def _check_files(folder: Path, manifest: Manifest) -> None:
     """Every file of a finished recording is there and has its size; contents are checked when read."""
     sizes = {folder / "files" / name: info.bytes for name, info in manifest.files.items()}
     if manifest.storage == "parquet":
         sizes |= {folder / f"{name}.parquet": info.bytes for name, info in manifest.frames.items()}
     for path, size in sizes.items():
-        actual = _inside(folder, path).stat().st_size
+        actual = place.inside(folder, path).stat().st_size
         if actual != size:
             raise DamagedRecording(
                 f"{path} has {actual} bytes instead of {size}: it is truncated or changed",

@@ -314,7 +314,9 @@ class RecordingWriter:
         from workbench.frames.recording import load
 
         if status not in ("complete", "interrupted", "failed"):
-            raise BadSpec(f"a recording cannot end as {status!r}", "complete, interrupted or failed")
+            raise BadSpec(
+                f"a recording cannot end as {status!r}", "complete, interrupted or failed"
+            )
         with self._lock:
             if self._result is not None:
                 return self._result
@@ -452,7 +454,7 @@ class RecordingWriter:
             done = dataclasses.replace(
                 done, status="interrupted", reason=self._cause, losses=done.losses + own
             )
-        done.write(self.folder)
+        done.write(self.folder, durable=True)
         if done.storage == "parquet":
             shutil.rmtree(self.folder / "spool")
 
