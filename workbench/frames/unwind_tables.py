@@ -65,13 +65,14 @@ class UnwindTable:
     def bias(self, start: int, offset: int, size: int) -> int:
         """Run-time minus file address of a mapping of `size` bytes at file `offset`, modulo 2**64.
 
-        Segments that share a page of the file are told apart by the larger overlap.
+        Where segments share a page of the file, the one that lies in the mapping whole, then the larger, is it.
         """
-        best, result = 0, start - offset
+        best, result = (False, 0), start - offset
         for segment, vaddr, length in self.segments:
-            overlap = min(offset + size, segment + length) - max(offset, segment)
-            if overlap > best:
-                best, result = overlap, start - offset + segment - vaddr
+            low, high = max(offset, segment), min(offset + size, segment + length)
+            score = ((low, high) == (segment, segment + length), high - low)
+            if high > low and score > best:
+                best, result = score, start - offset + segment - vaddr
         return result % (1 << 64)
 
 
