@@ -230,7 +230,9 @@ class Btf:
             element = self.resolve(one.target)
             if element.kind == INT and element.name == "char":
                 return np.dtype(f"S{one.count}")
-            return np.dtype((self._dtype(one.target, depth + 1), (one.count,)))
+            inner = self._dtype(one.target, depth + 1)
+            base, shape = inner.subdtype or (inner, ())
+            return np.dtype((base, (one.count, *shape)))
         if one.kind in (STRUCT, UNION):
             fields = [
                 (m.name, self._dtype(m.type, depth + 1), m.offset // 8)
