@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
 
-from workbench.host import NAMES, doctor
+from workbench.host import NAMES, Row, doctor
 
 __all__ = ("HELP", "configure", "execute")
 
@@ -23,6 +25,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Print the table; a machine that lacks something is no failure of the command."""
-    table = doctor(args.names)
+    terminal = sys.stderr.isatty()
+    table = doctor(args.names, _counter(len(args.names) or len(NAMES)) if terminal else None)
+    if terminal:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
     print(table.to_json() if args.json else table)
     return 0
+
+
+def _counter(total: int) -> Callable[[Row], None]:
+    """A line that counts the rows tried; some of them take seconds."""
+    tried = 0
+
+    def show(row: Row) -> None:
+        nonlocal tried
+        tried += 1
+        print(f"\r\033[Ktried {tried} of {total}: {row.name}", end="", file=sys.stderr, flush=True)
+
+    return show

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import workbench.host.try_bpf
@@ -32,8 +32,15 @@ _START_LIMIT = 20.0  # seconds for the interpreter of the trials to start, on a 
 _known: dict[str, Row] = {}
 
 
-def doctor(names: Sequence[str] = ()) -> Doctor:
+def doctor(names: Sequence[str] = (), progress: Callable[[Row], None] | None = None) -> Doctor:
     """Try `names` (all rows when empty) now, each once, and remember the answers for `check`.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Rows of the table; all of `NAMES` when empty.
+    progress : callable, optional
+        Called with each row as soon as it was tried.
 
     Raises
     ------
@@ -50,6 +57,8 @@ def doctor(names: Sequence[str] = ()) -> Doctor:
         for row in _in_child(tuple(rest)):
             _known[row.name] = row
             rest.remove(row.name)
+            if progress:
+                progress(row)
     return Doctor(tuple(_known[name] for name in chosen))
 
 
