@@ -47,6 +47,59 @@ def test_any_name_gives_some_text(tail: bytes) -> None:
         assert isinstance(demangle(head + tail), str)
 
 
+@pytest.mark.parametrize(
+    ("mangled", "readable"),
+    [
+        # From real programs (rustc 1.95), as llvm-cxxfilt reads them.
+        (b"_RNCNCNCNvNtCsjrHSEGnQ3l9_3std2rt19lang_start_internal00s_0B9_",
+         "std::rt::lang_start_internal::{closure#0}::{closure#0}::{closure#1}"),
+        (b"_RNvXs_Cs5_4rustINtB4_1AjENtNtCsgEmfK2I1SDS_4core3fmt7Display3fmtB4_",
+         "<rust::A<usize> as core::fmt::Display>::fmt"),
+        (b"_RINvNtCs1_4core3mem4swapAhj8_EB4_.cold", "core::mem::swap::<[u8; 8]> [clone .cold]"),
+        (b"_RINvNtCs1_4core3mem4swapAhj8_EB4_.llvm.123", "core::mem::swap::<[u8; 8]>"),
+        (b"_RNSNvYNCNvCs1_1a1b0INtNtNtCs2_4core3ops8function6FnOnceTRNtB8_1cEE9call_once6vtableB8_",
+         "<a::b::{closure#0} as core::ops::function::FnOnce<(&a::c,)>>::call_once::{shim:vtable#0}"),
+        # From the RFC.
+        (b"_RNqCs4fqI2P2rA04_11utf8_identsu30____7hkackfecea1cbdathfdh9hlq6y", "utf8_idents::საჭმელად_გემრიელი_სადილი"),
+        (b"_RMCsno73SFvQKx_1cINtB0_1CK_E", None),
+        (b"_RIC0Kb1_Kan80_Kc41_E", "::<true, -128, 'A'>"),
+        (b"_RIC1aDNtC1b1TEL_E", "a::<dyn b::T>"),
+        (b"_RIC1aDINtC1b1TyEp4ItemmEL_E", "a::<dyn b::T<u64, Item = u32>>"),
+        (b"_RIC1aFUKCjPhEOuE", 'a::<unsafe extern "C" fn(usize, *const u8) -> *mut ()>'),
+        (b"_RIC1aRSbQTaeEE", "a::<&[bool], &mut (i8, str)>"),
+        (b"_RB_", None),  # a back reference to itself
+        (b"_RNvC1a", None),
+    ],
+)  # fmt: skip
+def test_rust_v0_names(mangled: bytes, readable: str | None) -> None:
+    assert demangle(mangled) == (mangled.decode() if readable is None else readable)
+
+
+def test_a_rust_name_made_to_explode_is_left_alone() -> None:
+    digits = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+    def reference(position: int) -> str:
+        high, low = divmod(position - 1, 62)
+        return f"B{digits[high] if high else ''}{digits[low]}_"
+
+    def name(tuples: int) -> bytes:
+        # Each tuple holds the one before twice: 2^40 types if 40 of them were written out.
+        body, last = "IC1aTmmE", 4
+        for _ in range(tuples):
+            here = len(body)
+            body += f"T{reference(last) * 2}E"
+            last = here
+        return f"_R{body}E".encode()
+
+    assert demangle(name(1)) == "a::<(u32, u32), ((u32, u32), (u32, u32))>"
+    assert demangle(name(40)) == name(40).decode()
+
+
+@given(st.text("CMXYNIBsutfTREQPOFDLKpGUv_019ab", max_size=80))
+def test_any_rust_name_gives_some_text(tail: str) -> None:
+    assert isinstance(demangle(b"_R" + tail.encode()), str)
+
+
 def test_perf_map_later_lines_win_and_bad_lines_are_left_out() -> None:
     table = parse_perf_map(
         b"1000 10 old\n1000 20 py::work:/home/a b/x.py\nnonsense\nzz 1 x\n2000 0 empty\n3000 8 a name with spaces\n"
