@@ -197,8 +197,8 @@ def _draw(
 
     top = (CPU_SHARE if found else 0.92) if samples is not None else 0.04
     thick = (0.94 - top) / max(1, len(found))
-    # Half a pixel of a picture 1500 pixels wide.
-    pixel = (window[1] - window[0]) / 3000
+    # A pixel of a picture 1500 pixels wide.
+    pixel = (window[1] - window[0]) / 1500
     for i, (tid, _) in enumerate(chosen):
         if samples is not None:
             mine = samples["tid"].to_numpy() == tid
