@@ -24,7 +24,7 @@ wb.start("flamegraph", (root, data) => {
   plot.setAttribute("aria-label", data.title);
   wb.make("div", "wb-help", root, data.help);
 
-  const share = (value) => `${((100 * value) / whole).toFixed(value / whole < 0.001 ? 3 : 1)} %`;
+  const share = (value) => `${((100 * value) / whole).toFixed(value > 0 && value / whole < 0.001 ? 3 : 1)} %`;
   const describe = (i) =>
     `${data.names[name[i]]}\n${data.modules[name[i]] ? data.modules[name[i]] + "\n" : ""}` +
     `${wb.amount(total[i], data.unit)} in all, ${share(total[i])}\n` +
