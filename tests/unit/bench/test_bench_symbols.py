@@ -10,6 +10,7 @@ import pytest
 
 from workbench.bench import symbols
 from workbench.frames.symbols.elf import ElfSymbols
+from workbench.frames.symbols.store import SymbolStore
 from workbench.frames.symbols.symbolizer import Symbolizer
 
 
@@ -27,13 +28,15 @@ def test_the_largest_library_is_an_elf_file_with_symbols() -> None:
         assert file.read(4) == b"\x7fELF"
 
 
-def test_addresses_are_distinct_and_every_one_is_in_a_function(library: Path) -> None:
+def test_addresses_are_distinct_and_every_one_is_in_a_function(
+    library: Path, tmp_path: Path
+) -> None:
     table = ElfSymbols.open(library)
     vaddrs = symbols.unique_addresses(table, 5000)
     assert len(np.unique(vaddrs)) == len(vaddrs) > 1000
     assert (table.find_address(vaddrs, "function") >= 0).all()
     # As if mapped, they give the same names.
-    with Symbolizer(symbols.mapped(table), lines=False) as symbolizer:
+    with Symbolizer(symbols.mapped(table), lines=False, store=SymbolStore(tmp_path)) as symbolizer:
         names = symbolizer.functions(
             symbols.PID, vaddrs[:50] + np.uint64(symbols.LOAD_BIAS)
         ).to_pylist()

@@ -116,6 +116,7 @@ class Mappings:
         self.path: list[str] = []
         self.build_id: list[str] = []
         self._index: dict[int, _Process] = {}
+        self._groups: dict[int, NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         return len(self.pid)
@@ -139,6 +140,7 @@ class Mappings:
         self.build_id += _text(columns["build_id"], len(pid))
         if len({len(getattr(self, name)) for name in COLUMNS}) != 1:
             raise ValueError("columns of mappings differ in length")
+        self._groups = None
         for one in np.unique(pid).tolist():
             self._index.pop(one, None)
 
@@ -241,10 +243,18 @@ class Mappings:
             out[rows] = self._process(int(pids[rows[0]])).find(addresses[rows], when)
         return out
 
+    def _rows_of(self, pid: int) -> NDArray[np.int64]:
+        if self._groups is None:
+            order = np.argsort(self.pid, kind="stable")
+            values, first = np.unique(self.pid[order], return_index=True)
+            parts = np.split(order, first[1:])
+            self._groups = dict(zip(values.tolist(), parts, strict=False))
+        return self._groups.get(pid, np.zeros(0, np.int64))
+
     def _process(self, pid: int) -> _Process:
         found = self._index.get(pid)
         if found is None:
-            rows = np.flatnonzero(self.pid == pid)
+            rows = self._rows_of(pid)
             found = _Process(rows, self.start[rows], self.end[rows], self.time[rows])
             self._index[pid] = found
         return found

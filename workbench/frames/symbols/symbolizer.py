@@ -365,9 +365,10 @@ class Symbolizer:
             bool,
         )
         left = left[anonymous & (unique.space[left] == _USER)]
-        for pid in np.unique(unique.pid[left]).tolist():
+        left = left[np.argsort(unique.pid[left], kind="stable")]
+        pids, first = np.unique(unique.pid[left], return_index=True)
+        for pid, at in zip(pids.tolist(), np.split(left, first[1:]), strict=False):
             table = self._jit_of(pid)
-            at = left[unique.pid[left] == pid]
             found = table.find(unique.address[at])
             for position, i in zip(
                 at[found >= 0].tolist(), found[found >= 0].tolist(), strict=True
