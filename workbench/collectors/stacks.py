@@ -42,7 +42,14 @@ class StackReader:
         self.incomplete = 0
 
     def ids(
-        self, records: Records, pids: NDArray[np.int32], head: NDArray[Any], head_bytes: int
+        self,
+        records: Records,
+        pids: NDArray[np.int32],
+        head: NDArray[Any],
+        head_bytes: int,
+        *,
+        leaf: NDArray[np.uint64] | None = None,
+        times: NDArray[np.int64] | None = None,
     ) -> NDArray[np.int32]:
         """Stack id of every record, shape (n,), int32; -1 where a record has no frame.
 
@@ -54,6 +61,10 @@ class StackReader:
             `struct stack_head` of every record.
         head_bytes : int
             Size of the fixed head, where the frames begin.
+        leaf : uint64, shape (n,), optional
+            The innermost frame of every stack, where it is known better than by the stopped instruction pointer.
+        times : int64, shape (n,), optional
+            As for `Sink.intern`.
         """
         kernel = head["kernel_frames"].astype(np.int64)
         user = head["user_frames"].astype(np.int64)
@@ -73,7 +84,9 @@ class StackReader:
         flat = np.empty(int(lengths.sum()), np.uint64)
         flat[np.repeat(starts, kernel) + ranges(kernel)] = kernel_part
         flat[np.repeat(starts + kernel, user) + ranges(user)] = user_part
-        return self._sink.intern(pids, flat, lengths.astype(np.int32))
+        if leaf is not None:
+            flat[starts[lengths > 0]] = leaf[lengths > 0]
+        return self._sink.intern(pids, flat, lengths.astype(np.int32), times)
 
     @staticmethod
     def _frames(

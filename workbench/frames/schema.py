@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 
 __all__ = ("SCHEMAS", "Column", "Schema", "register", "schema")
 
-Kind = Literal["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float64", "bool", "str"]
+Kind = Literal[
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float64",
+    "bool",
+    "str",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +98,10 @@ class Schema:
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = [
-            "  " + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])
+            "  "
+            + "  ".join(
+                [*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]
+            )
             for row in rows
         ]
         return "\n".join([head, *lines])
@@ -114,7 +129,9 @@ def schema(name: str) -> Schema:
     try:
         return SCHEMAS[name]
     except KeyError:
-        raise MissingFrame(f"no frame is named {name!r}", f"frames: {', '.join(sorted(SCHEMAS))}") from None
+        raise MissingFrame(
+            f"no frame is named {name!r}", f"frames: {', '.join(sorted(SCHEMAS))}"
+        ) from None
 
 
 def _columns(rows: Iterable[Column | tuple[str, Kind, str, str]]) -> tuple[Column, ...]:
@@ -136,11 +153,26 @@ register(
         _columns(
             [
                 ("stack", "int32", "id", "stack id, as other frames name it"),
-                ("depth", "int16", "", "0 is the innermost frame; inlined frames come before their caller"),
+                (
+                    "depth",
+                    "int16",
+                    "",
+                    "0 is the innermost frame; inlined frames come before their caller",
+                ),
                 PID,
-                ("address", "uint64", "address", "instruction (return address minus one for callers)"),
+                (
+                    "address",
+                    "uint64",
+                    "address",
+                    "instruction (return address minus one for callers)",
+                ),
                 ("space", "str", "", "user, kernel, python or jit"),
-                ("function", "str", "", "demangled function name, else module+offset, else the address"),
+                (
+                    "function",
+                    "str",
+                    "",
+                    "demangled function name, else module+offset, else the address",
+                ),
                 ("module", "str", "", "path of the mapped file, [kernel], or empty"),
                 ("line", "str", "", "file:line where debug information exists, else empty"),
                 ("inlined", "bool", "", "frame of an inlined call"),
@@ -227,13 +259,55 @@ register(
             Column("probe", "str", "", "probe as it was asked for"),
             Column("function", "str", "", "function or USDT mark that was hit"),
             Column("module", "str", "", "file of the function"),
-            Column("event", "str", "", "entry, return, call (entry joined with its return) or mark"),
-            Column("duration", "int64", "ns", "entry to return; -1 where the row has only one of them"),
-            Column("result", "int64", "", "return value register as signed 64-bit; 0 where not recorded"),
+            Column(
+                "event", "str", "", "entry, return, call (entry joined with its return) or mark"
+            ),
+            Column(
+                "duration", "int64", "ns", "entry to return; -1 where the row has only one of them"
+            ),
+            Column(
+                "result",
+                "int64",
+                "",
+                "return value register as signed 64-bit; 0 where not recorded",
+            ),
             STACK,
         ),
         recorded_by="uprobe, uretprobe, usdt",
         open_columns=True,
+    ),
+    Schema(
+        "probe_counts",
+        "how often each probe was hit, counted in the kernel: complete even where `calls` lost rows",
+        _columns(
+            [
+                ("probe", "str", "", "probe as it was asked for"),
+                ("function", "str", "", "function or USDT mark"),
+                ("module", "str", "", "file of the function"),
+                PID,
+                ("hits", "int64", "", "entries (for uretprobe: 0)"),
+                ("returns", "int64", "", "returns, where they are probed"),
+                ("total_duration", "int64", "ns", "sum of entry to return, where both are probed"),
+            ]
+        ),
+        recorded_by="uprobe, uretprobe, usdt",
+    ),
+    Schema(
+        "probe_latencies",
+        "how long calls took, counted in the kernel: one row per function, process and latency bucket",
+        _columns(
+            [
+                ("probe", "str", "", "probe as it was asked for"),
+                ("function", "str", "", "function"),
+                ("module", "str", "", "file of the function"),
+                PID,
+                ("bucket_low", "int64", "ns", "lower end of the latency bucket, inclusive"),
+                ("bucket_high", "int64", "ns", "upper end of the latency bucket, exclusive"),
+                ("count", "int64", "", "calls in this bucket"),
+                ("total", "int64", "ns", "sum of the latencies in this bucket"),
+            ]
+        ),
+        recorded_by="uprobe (latency=yes)",
     ),
     Schema(
         "watches",
@@ -243,13 +317,56 @@ register(
             Column("watch", "str", "", "watchpoint as it was asked for"),
             Column("address", "uint64", "address", "watched address that was accessed"),
             Column("ip", "uint64", "address", "the accessing instruction (not the next one)"),
-            Column("access", "str", "", "write, read, read-write or unknown, by decoding the instruction"),
+            Column(
+                "access",
+                "str",
+                "",
+                "write, read, read-write or unknown, by decoding the instruction",
+            ),
+            Column(
+                "exact",
+                "bool",
+                "",
+                "`ip` was proven; else it is where the processor stopped, after the access",
+            ),
             Column("size", "int8", "bytes", "width of the watch"),
-            Column("before", "uint64", "", "value before the access, zero-extended; 0 where not recorded"),
-            Column("after", "uint64", "", "value after the access, zero-extended; 0 where not recorded"),
-            Column("function", "str", "", "function of the accessing instruction", resolve="function:ip"),
-            Column("line", "str", "", "source line of the accessing instruction", resolve="line:ip"),
+            Column(
+                "before",
+                "uint64",
+                "",
+                "value before the access, zero-extended; 0 where not recorded",
+            ),
+            Column(
+                "after", "uint64", "", "value after the access, zero-extended; 0 where not recorded"
+            ),
+            Column(
+                "function",
+                "str",
+                "",
+                "function of the accessing instruction",
+                resolve="function:ip",
+            ),
+            Column(
+                "line", "str", "", "source line of the accessing instruction", resolve="line:ip"
+            ),
             STACK,
+        ),
+        recorded_by="watch, rwatch",
+    ),
+    Schema(
+        "watch_windows",
+        "when each watched address was armed: what turns the hits of a limited or rotating watch into rates",
+        _columns(
+            [
+                ("watch", "str", "", "watchpoint as it was asked for"),
+                ("address", "uint64", "address", "first watched byte"),
+                ("size", "int8", "bytes", "width of the watch"),
+                ("start", "int64", "ns", "when a slot was aimed at it, on CLOCK_MONOTONIC"),
+                ("end", "int64", "ns", "when it was aimed elsewhere or removed"),
+                ("armed", "int64", "ns", "part of this in which accesses trapped (budget and rate limits disarm)"),
+                ("hits", "int64", "", "traps taken"),
+                ("recorded", "int64", "", "of these, hits recorded"),
+            ]
         ),
         recorded_by="watch, rwatch",
     ),
@@ -261,16 +378,33 @@ register(
             Column("layer", "str", "", "runtime (CUDA runtime), driver (CUDA driver) or opencl"),
             Column("api", "str", "", "API function"),
             Column("kind", "str", "", "launch, copy, alloc, free, sync or other"),
-            Column("direction", "str", "", "of a copy: host-to-device, device-to-host, device-to-device, ..."),
+            Column(
+                "direction",
+                "str",
+                "",
+                "of a copy: host-to-device, device-to-host, device-to-device, ...",
+            ),
             Column("duration", "int64", "ns", "host time inside the call"),
             Column("result", "int32", "", "return code of the API; 0 is success in all layers"),
-            Column("bytes", "int64", "bytes", "bytes copied, allocated or freed; 0 unless the call succeeded"),
-            Column("pointer", "uint64", "address", "device pointer or memory object, kernel function for a launch"),
+            Column(
+                "bytes",
+                "int64",
+                "bytes",
+                "bytes copied, allocated or freed; 0 unless the call succeeded",
+            ),
+            Column(
+                "pointer",
+                "uint64",
+                "address",
+                "device pointer or memory object, kernel function for a launch",
+            ),
             Column("stream", "uint64", "", "stream or command queue handle"),
             Column("grid_x", "int64", "", "blocks (CUDA) or global work size (OpenCL) in x"),
             Column("grid_y", "int64", "", "same in y"),
             Column("grid_z", "int64", "", "same in z"),
-            Column("block_x", "int64", "", "threads per block (CUDA) or local work size (OpenCL) in x"),
+            Column(
+                "block_x", "int64", "", "threads per block (CUDA) or local work size (OpenCL) in x"
+            ),
             Column("block_y", "int64", "", "same in y"),
             Column("block_z", "int64", "", "same in z"),
             STACK,
@@ -283,14 +417,23 @@ register(
         (
             *WHO,
             Column("duration", "int64", "ns", "off-CPU time: from switch-out to switch-in"),
-            Column("runqueue", "int64", "ns", "part of it spent runnable, waiting for a CPU; -1 where not known"),
-            Column("state", "str", "", "task state at switch-out: preempted, sleeping, blocked, ..."),
+            Column(
+                "runqueue",
+                "int64",
+                "ns",
+                "part of it spent runnable, waiting for a CPU; -1 where not known",
+            ),
+            Column(
+                "state", "str", "", "task state at switch-out: preempted, sleeping, blocked, ..."
+            ),
             Column("function", "str", "", "innermost function when it left", resolve="leaf:stack"),
             STACK,
             Column("waker_pid", "int32", "id", "process of the waker; -1 where none was seen"),
             Column("waker_tid", "int32", "id", "thread of the waker; -1 where none was seen"),
             Column("waker_comm", "str", "", "name of the waker"),
-            Column("waker_stack", "int32", "id", "the waker's stack at wake-up; -1 where none was seen"),
+            Column(
+                "waker_stack", "int32", "id", "the waker's stack at wake-up; -1 where none was seen"
+            ),
         ),
         recorded_by="sched",
     ),
@@ -322,7 +465,13 @@ register(
             Column("user", "bool", "", "the fault came from user mode"),
             Column("function", "str", "", "function of the instruction", resolve="function:ip"),
             Column("module", "str", "", "file of the instruction", resolve="module:ip"),
-            Column("mapping", "str", "", "mapping that holds the data address", resolve="module:address"),
+            Column(
+                "mapping",
+                "str",
+                "",
+                "mapping that holds the data address",
+                resolve="module:address",
+            ),
             STACK,
         ),
         recorded_by="pages",
