@@ -49,7 +49,8 @@ class _Worker:
         # stdout and stderr go to the first job's log until the worker redirects them itself.
         with Path(log).open("ab") as stream:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "workbench.runs.worker", str(write)],
+                # -P: modules in the current directory must not shadow what the worker imports.
+                [sys.executable, "-P", "-m", "workbench.runs.worker", str(write)],
                 stdin=subprocess.PIPE,
                 stdout=stream,
                 stderr=stream,

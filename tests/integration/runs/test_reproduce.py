@@ -87,7 +87,7 @@ def test_a_reviewer_without_privilege(checkout: Path, tmp_path: Path) -> None:
 
 
 def test_what_does_not_hold_fails(checkout: Path, tmp_path: Path) -> None:
-    arguments = [str(checkout / "experiments" / "wrong.yaml"), "-o", str(tmp_path / "out")]
+    arguments = [str(checkout / "experiments" / "wrong.yaml"), "-o", str(tmp_path / "out"), "--workers", "1"]
     done = subprocess.run([*COMMAND, *arguments, "--json"], capture_output=True, text=True)
     assert done.returncode == 1
     found = json.loads(done.stdout)

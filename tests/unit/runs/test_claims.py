@@ -12,7 +12,7 @@ def notebook(*claims: tuple[str, object]) -> nbformat.NotebookNode:
     nb = nbformat.v4.new_notebook()
     cell = nbformat.v4.new_code_cell("wb.claim(...)")
     cell.outputs = [
-        nbformat.v4.new_output("display_data", {"text/plain": "", MEDIA_TYPE: {"name": name, "value": value, "unit": ""}})
+        nbformat.v4.new_output("display_data", {MEDIA_TYPE: {"name": name, "value": value, "unit": ""}})
         for name, value in claims
     ]
     nb.cells = [nbformat.v4.new_markdown_cell("text"), cell]

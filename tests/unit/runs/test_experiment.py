@@ -115,7 +115,7 @@ def test_not_a_notebook(folder: Path) -> None:
 
 def test_missing_file_names_its_neighbour(folder: Path) -> None:
     write(folder, NOTEBOOK)
-    with pytest.raises(BadSpec, match="did you mean 'tour.yaml'"):
+    with pytest.raises(BadSpec, match=r"did you mean 'tour\.yaml'"):
         load_experiment(folder / "tuor.yaml")
 
 
