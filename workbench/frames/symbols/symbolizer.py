@@ -326,7 +326,7 @@ class Symbolizer:
             self._add_lines(unique, at[inside], path, symbols, vaddrs[inside])
         bad = np.flatnonzero(~good)
         if len(bad):
-            short = Path(path).name
+            short = path.rpartition("/")[2]
             places = np.where(inside, vaddrs, offsets)[bad].tolist()
             unique.function[at[bad]] = functions.listed([f"{short}+{place:#x}" for place in places])
 
@@ -399,7 +399,7 @@ class Symbolizer:
             path = self.mappings.path[row] if row >= 0 else ""
             if path and not _is_anonymous(path):
                 offset = address - int(self.mappings.start[row]) + int(self.mappings.offset[row])
-                names.append(f"{Path(path).name}+{offset:#x}")
+                names.append(f"{path.rpartition('/')[2]}+{offset:#x}")
             else:
                 names.append(f"{address:#x}")
         unique.function[left] = functions.listed(names)
