@@ -184,7 +184,8 @@ def _compile(module: ModuleType, text: str, cflags: Sequence[str], headers: Head
                 raise NotPermitted(
                     f"bcc: {message}", "run as root, or give the interpreter CAP_BPF and CAP_PERFMON"
                 ) from error
-            raise CompileFailed(f"bcc: {message}\n{diagnostics}", "the C is bcc's dialect, see its reference") from error
+            hint = "the C is bcc's dialect, see its reference"
+            raise CompileFailed(f"bcc: {message}\n{diagnostics}", hint) from error
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 bcc compiles the offsets of its headers into the program; nothing relocates them. With headers of Linux 6.1 on a newer
 kernel ``task->tgid`` reads some other field. The check here is on the text and prefers to refuse: a program passes
 when every ``->`` starts at a pointer whose type it declares itself or that is stable (``ctx``, ``args``, map values),
-kernel structs occur as plain pointers only, and every function it calls is known not to look inside them.
+kernel structs occur as plain pointers only, and every function it calls is known not to look inside them. Constants
+of the headers (enums, macros) are not judged.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ from dataclasses import dataclass
 __all__ = ("KernelRead", "kernel_reads")
 
 # Layouts that are user-space ABI or bcc's own, whatever the headers say.
-STABLE = frozenset(
-    "pt_regs bpf_perf_event_data bpf_raw_tracepoint_args bpf_perf_event_value bpf_spin_lock bpf_pidns_info "
-    "__sk_buff xdp_md sk_msg_md bpf_sock bpf_sock_ops bpf_sock_addr bpf_tunnel_key bpf_fib_lookup "
-    "ethernet_t dot1q_t arp_t ip_t ip6_t icmp_t tcp_t udp_t vxlan_t".split()
+_STABLE = """
+    pt_regs bpf_perf_event_data bpf_raw_tracepoint_args bpf_perf_event_value bpf_spin_lock bpf_pidns_info
+    __sk_buff xdp_md sk_msg_md bpf_sock bpf_sock_ops bpf_sock_addr bpf_tunnel_key bpf_fib_lookup
+    ethernet_t dot1q_t arp_t ip_t ip6_t icmp_t tcp_t udp_t vxlan_t
+"""
+STABLE = frozenset(_STABLE.split())
+# Types of the headers that are mere numbers.
+NUMBERS = re.compile(
+    r"u?int(8|16|32|64|ptr)_t|s?size_t|(pid|uid|gid|dev|ino|loff|off|mode|time|ktime|umode)_t|\w+_fn_t"
 )
-KEYWORDS = frozenset("if for while switch return sizeof do else case goto __attribute__ __asm__ asm".split())
+KEYWORDS = re.compile(r"if|for|while|switch|return|sizeof|do|else|case|goto|__attribute__|__asm__|asm")
 # What may be called: helpers, bcc's macros and methods of its maps. All of them take pointers as mere addresses.
 CALLABLE = re.compile(
     r"bpf_\w+|__builtin_\w+|PT_REGS_(PARM[1-6]|RET|FP|RC|SP|IP)|BPF_(?!CORE|PROBE_READ)[A-Z_0-9]+|BPF_F_\w+"
@@ -89,16 +95,26 @@ def _read(code: str, match: re.Match[str], why: str) -> KernelRead:
     return KernelRead(_at(code, match.start()), " ".join(match[0].split()), why)
 
 
+_HIDDEN = (
+    (
+        re.compile(r"^[ \t]*#\s*define\b[^\n]*\b(?:struct|union)\b[^\n]*", re.M),
+        "a macro that names a struct hides what is read",
+    ),
+    (
+        re.compile(r"\b(?:__auto_type|typeof|__typeof__|typeof_member|container_of|offsetof)\b"),
+        "the type that is read cannot be seen in the text",
+    ),
+)
+
+
 def _mentions(code: str, own: set[str]) -> list[KernelRead]:
     """Kernel structs that occur as more than a plain pointer."""
-    found = []
-    for match in re.finditer(r"^[ \t]*#\s*define\b[^\n]*\b(?:struct|union)\b[^\n]*", code, re.M):
-        found.append(_read(code, match, "a macro that names a struct hides what is read"))
-    for match in re.finditer(r"\b(?:__auto_type|typeof|__typeof__|typeof_member|container_of|offsetof)\b", code):
-        found.append(_read(code, match, "the type that is read cannot be seen in the text"))
-    for match in re.finditer(r"\btypedef\s+(?:const\s+)?(?:struct|union)\s+(\w+)(?!\s*\{)\b[^;{]*;", code):
-        if match[1] not in own | STABLE:
-            found.append(_read(code, match, "another name for a kernel struct"))
+    found = [_read(code, match, why) for pattern, why in _HIDDEN for match in pattern.finditer(code)]
+    found += [
+        _read(code, match, "another name for a kernel struct")
+        for match in re.finditer(r"\btypedef\s+(?:const\s+)?(?:struct|union)\s+(\w+)(?!\s*\{)\b[^;{]*;", code)
+        if match[1] not in own | STABLE
+    ]
     for match in re.finditer(r"\b(?:struct|union)\s+(\w+)\b\s*(\**)\s*(\w*)\s*(\[?)", code):
         name, stars, variable = match[1], match[2], match[3]
         if name in own | STABLE or re.match(r"\s*;", code[match.end(1) :]):
@@ -140,19 +156,49 @@ def _cast(code: str, match: re.Match[str]) -> list[KernelRead]:
     return []
 
 
+_VALUE = r"(?:\s*=[^,;(){}]*(?:\([^;{}]*?\)|\{[^{}]*\})*[^,;(){}]*)?"
+_DECLARATOR = rf"[\s*]*\b(\w+)\s*(?:\[[^\]]*\])*{_VALUE}"
+
+
+def _declared(code: str, own: set[str], own_types: set[str]) -> set[str]:
+    """Variables, parameters and members whose type the program declares itself or that is stable."""
+    names = {"args", "ctx"}
+    mine = "|".join(map(re.escape, sorted(own | STABLE)))
+    types = "|".join(map(re.escape, sorted(own_types | STABLE)))
+    for match in re.finditer(rf"\b(?:(?:struct|union)\s+(?:{mine})|(?:{types}))\b(?=[\s*])", code):
+        at = match.end()
+        while declarator := re.compile(_DECLARATOR).match(code, at):
+            after = code[declarator.end() :].lstrip()[:1]
+            if at != match.end() and after not in tuple(",;"):
+                break  # the next parameter of a function, not the next variable of this type
+            names.add(declarator[1])
+            if after != ",":
+                break
+            at = code.index(",", declarator.end()) + 1
+    # An anonymous struct declared together with its variable or member: `struct { int a; } inner;`
+    names |= set(re.findall(r"\}\s*(\w+)\s*(?:\[[^\]]*\])*\s*[;=]", code))
+    return names
+
+
+# What stands before `->` or before a `.` that is no call of a map's method: a name, (*name), name[...], or more.
+_MEMBER = re.compile(
+    r"(?:\b(\w+)|\(\s*\*\s*(\w+)\s*\)|\b(\w+)\s*\[[^\]]*\]|[)\]])\s*(?:->\s*\w+|\.\s*[A-Za-z_]\w*\b(?!\s*\())"
+)
+
+
 def _arrows(code: str, own: set[str], own_types: set[str]) -> list[KernelRead]:
-    """Member accesses through pointers that the text does not declare."""
-    known = {"args", "ctx"}
-    for match in re.finditer(r"\b(?:struct|union)\s+(\w+)\s*\*+\s*(\w+)", code):
-        if match[1] in own | STABLE:
-            known.add(match[2])
-    for match in re.finditer(r"\b(\w+)\s*\*+\s*(\w+)", code):
-        if match[1] in own_types | STABLE:
-            known.add(match[2])
+    """Member accesses through what the text does not declare."""
+    known = _declared(code, own, own_types)
+    numbers = re.compile(r"\d\w*")
     found = []
-    for match in re.finditer(r"([\w\])]*)\s*->\s*\w+", code):
-        if match[1] not in known:
-            found.append(_read(code, match, "what the pointer points to is not declared in the program"))
+    for match in _MEMBER.finditer(code):
+        base = next(filter(None, match.groups()), "")
+        if base not in known and not numbers.fullmatch(base):
+            found.append(_read(code, match, "its type is not declared in the program"))
+    for match in re.finditer(r"\b\w+_t\b", code):
+        name = match[0]
+        if name not in own | own_types | STABLE and not NUMBERS.fullmatch(name):
+            found.append(_read(code, match, f"{name} is a type of the headers"))
     return found
 
 
@@ -163,7 +209,8 @@ def _calls(code: str) -> list[KernelRead]:
     found = []
     for match in re.finditer(r"(\.\s*)?\b([A-Za-z_]\w*)\s*\(", code):
         name = match[2]
-        if (METHOD if match[1] else CALLABLE).fullmatch(name) or name in mine | KEYWORDS:
+        allowed = METHOD if match[1] else CALLABLE
+        if allowed.fullmatch(name) or KEYWORDS.fullmatch(name) or name in mine:
             continue
         found.append(_read(code, match, f"{name} comes from the headers and may read kernel structs"))
     return found

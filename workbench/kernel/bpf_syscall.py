@@ -36,7 +36,7 @@ __all__ = (
 
 # bpf(2) commands and types (include/uapi/linux/bpf.h); fixed ABI.
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD = 0, 1, 2, 5
-_PROG_TEST_RUN, _RAW_TRACEPOINT_OPEN, _MAP_LOOKUP_BATCH, _LINK_CREATE = 10, 17, 24, 28
+_PROG_TEST_RUN, _RAW_TRACEPOINT_OPEN, _BTF_LOAD, _MAP_LOOKUP_BATCH, _LINK_CREATE = 10, 17, 18, 24, 28
 _COMMANDS = {
     _MAP_CREATE: "create map",
     _MAP_LOOKUP: "look up",
@@ -44,6 +44,7 @@ _COMMANDS = {
     _PROG_LOAD: "load program",
     _PROG_TEST_RUN: "test-run program",
     _RAW_TRACEPOINT_OPEN: "attach program",
+    _BTF_LOAD: "load BTF",
     _MAP_LOOKUP_BATCH: "look up a batch",
     _LINK_CREATE: "attach program",
 }
@@ -230,9 +231,21 @@ def struct_ops_map_create(value_type_id: int, value_size: int) -> int:
 
     With BPF_F_LINK the kernel only takes note of the map; nothing is switched on until a link is made of it.
     """
-    head = struct.pack("<IIIIIII16s", MAP_STRUCT_OPS, 4, value_size, 1, MAP_F_LINK, 0, 0, b"wb_doctor")
-    attr = head + struct.pack("<IIIII", 0, 0, 0, 0, value_type_id)
-    return _bpf(_MAP_CREATE, attr)
+    btf = _smallest_btf()  # the kernel asks for some BTF of the program's, though it uses its own here
+    try:
+        head = struct.pack("<IIIIIII16s", MAP_STRUCT_OPS, 4, value_size, 1, MAP_F_LINK, 0, 0, b"wb_doctor")
+        return _bpf(_MAP_CREATE, head + struct.pack("<IIIII", 0, btf, 0, 0, value_type_id))
+    finally:
+        os.close(btf)
+
+
+def _smallest_btf() -> int:
+    """BTF that declares one integer type."""
+    strings = b"\0int\0"
+    types = struct.pack("<IIII", 1, 1 << 24, 4, 1 << 24 | 32)
+    header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
+    data = ctypes.create_string_buffer(header + types + strings, len(header + types + strings))
+    return _bpf(_BTF_LOAD, struct.pack("<QQIII", _address(data), 0, len(data), 0, 0))
 
 
 def map_update(fd: int, key: bytes, value: bytes) -> None:

@@ -62,9 +62,8 @@ def test_struct_reads_are_refused_when_headers_are_of_another_kernel(monkeypatch
         "BPF_ARRAY(seen, u64, 1);\nRAW_TRACEPOINT_PROBE(sys_enter) {\n"
         "  struct task_struct *task = (struct task_struct *)bpf_get_current_task();\n  return task->tgid; }"
     )
-    with pytest.raises(MissingCapability) as refused:
-        with bcc_program(text):
-            pass
+    with pytest.raises(MissingCapability) as refused, bcc_program(text):
+        pass
     message = str(refused.value)
     assert "line 4: task->tgid" in message
     assert "6.1.0-1-other" in message and os.uname().release in message
@@ -100,9 +99,8 @@ def test_the_refusal_is_right_about_this_machine() -> None:
 
 
 def test_compiler_messages_reach_the_error_not_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(CompileFailed, match="nonsense"):
-        with bcc_program("int hook(void *ctx) { return nonsense; }"):
-            pass
+    with pytest.raises(CompileFailed, match="nonsense"), bcc_program("int hook(void *ctx) { return nonsense; }"):
+        pass
     assert capfd.readouterr().err == ""
 
 

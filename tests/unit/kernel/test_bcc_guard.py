@@ -29,6 +29,18 @@ HARMLESS = {
             totals.update(&key, &fresh);
             return 0;
         }""",
+    "two at once": """
+        struct pair { u64 a; struct { u32 low; u32 high; } split; };
+        BPF_HASH(pairs, u32, struct pair);
+        int hook(struct pt_regs *ctx) {
+            struct pair one = {.a = 1}, two = {}, *three, many[2] = {};
+            u32 zero = 0;
+            three = pairs.lookup(&zero);
+            if (!three) return 0;
+            one.split.low = three->a; two.a = three->split.high; many[1].a = (*three).a;
+            pairs.update(&zero, &one);
+            return 0;
+        }""",
     "typedef": """
         typedef struct { u64 address; } event_t;
         BPF_RINGBUF_OUTPUT(events, 8);
@@ -79,6 +91,10 @@ READS = {
     "current": "return current->tgid;",
     "chain": "struct task_struct *t = 0; return t->mm->total_vm;",
     "union": "union kernfs_node_id *u = 0; return u->ino;",
+    "second of two": "struct task_struct *a, *b; return b->tgid;",
+    "typedef of a header": "pgd_t *p = ctx; return (*p).pgd;",
+    "typedef by value": "atomic_t a; bpf_probe_read_kernel(&a, sizeof(a), ctx); return 0;",
+    "indexed typedef": "pgd_t *p = ctx; return p[0].pgd;",
     "parenthesised": "struct task_struct *t = 0; return (t)->tgid;",
     "double pointer": "struct task_struct **t = 0; return (*t)->tgid;",
     "copied to void": "struct task_struct *t = 0; void *p = t; return ((struct task_struct *)p)->tgid;",
@@ -91,8 +107,10 @@ WHOLE = {
     "macro struct": "#define T struct task_struct\nint hook(void *ctx) { T *t = ctx; return t->tgid; }",
     "macro keyword": "#define S struct\nint hook(void *ctx) { S task_struct *t = ctx; return t->tgid; }",
     "argument": "int kprobe__vfs_read(struct pt_regs *ctx, struct file *file) { return file->f_flags; }",
-    "embedded": "struct mine { struct inode inode; }; int hook(void *ctx) { struct mine *m = ctx; return m->inode.i_ino; }",
-    "pointer member": "struct mine { struct file *file; }; int hook(void *c) { struct mine m = {}; return m.file->f_pos; }",
+    "embedded": "struct mine { struct inode in; }; int hook(void *ctx) { struct mine *m = ctx; return m->in.i_ino; }",
+    "pointer member": "struct mine { struct file *f; }; int hook(void *c) { struct mine m = {}; return m.f->f_pos; }",
+    "parameter beside an own one": "struct mine { int a; }; static int f(struct mine *m, pgd_t *p) { return p->pgd; }",
+    "shadowed name": "struct own { int a; }; int f(struct own *p) { return 0; } int g(struct file *p) { return p->x; }",
     "kfunc": "KFUNC_PROBE(vfs_read, struct file *file) { return file->f_flags; }",
     "dereferencing macro": "#define TGID(t) (t)->tgid\nint hook(void *ctx) { return TGID((struct task_struct *)ctx); }",
 }
