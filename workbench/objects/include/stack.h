@@ -13,7 +13,9 @@
 
 #define MAX_FRAMES 127
 #define FRAME_BYTES (MAX_FRAMES * 8)
-#define MAX_COPY (56 * 1024)
+#ifndef MAX_COPY
+#define MAX_COPY (56 * 1024) /* an object may choose less before the include */
+#endif
 #define STACK_BODY (2 * FRAME_BYTES + MAX_COPY)
 #define STACK_PAGE 4096
 
