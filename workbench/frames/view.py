@@ -120,17 +120,14 @@ def codes(series: pd.Series[Any]) -> tuple[NDArray[np.int64], NDArray[np.object_
 def sample_period(recording: RecordingView) -> float:
     """CPU time that one row of `samples` stands for, in ns.
 
-    From the ``period`` (ns) or ``frequency`` (Hz) that the manifest has for the cpu collector. Without these the
-    most frequent distance of two successive samples of a thread, which is the period as long as some thread ran
-    through it without leaving the CPU.
+    From the rate that the cpu collector noted in the manifest (for a cycle counter too: the kernel adapts its period
+    to that rate). Without it the most frequent distance of two successive samples of a thread, which is the period
+    as long as some thread ran through it without leaving the CPU.
     """
-    for collector in manifest_value(recording, "collectors", default=()):
-        if collector.name == "cpu":
-            options = collector.options
-            if options.get("period"):
-                return float(options["period"])
-            if options.get("frequency"):
-                return 1e9 / float(options["frequency"])
+    notes: dict[str, Any] = manifest_value(recording, "notes", default={})
+    hertz = notes.get("sampling", {}).get("hz")
+    if hertz:
+        return 1e9 / float(hertz)
     samples = optional_frame(recording, "samples")
     if samples is None:
         return 0.0

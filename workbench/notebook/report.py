@@ -195,7 +195,7 @@ def _header(recording: RecordingView) -> dict[str, Any]:
         "status": getattr(recording, "status", None) or manifest_value(recording, "status"),
         "reason": manifest_value(recording, "reason") or None,
     }
-    facts["lost_events"] = losses
+    facts["lost_events"] = {frame: lost for frame, lost in losses.items() if lost}
     facts["overhead_ns"] = _overhead(recording)
     return {key: value for key, value in facts.items() if value is not None}
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.needs("Chromium")
 
 STATUS = "return document.querySelectorAll('.wb-status')[0].textContent"
-FOCUS = "return document.activeElement.textContent"
+FOCUS = "return document.activeElement.dataset.name"
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def box(name: str) -> str:
     """JavaScript for the first drawn box of a function."""
     return (
         "const box = [...document.querySelector('.wb-chart').querySelectorAll('.wb-box')]"
-        f".find((one) => one.textContent === {name!r});"
+        f".find((one) => one.dataset.name === {name!r});"
     )
 
 
@@ -60,7 +60,7 @@ def test_every_chart_on_the_page_is_drawn(page: Browser, recording: FrameSet) ->
     assert page.run("return document.querySelectorAll('.wb-fallback').length") == 0
     assert page.run(STATUS) == f"{len(recording.frame('samples')):,} samples, 100.0 % of all"
     names = page.run(
-        "return [...document.querySelectorAll('.wb-box')].map((one) => one.textContent)"
+        "return [...document.querySelectorAll('.wb-box')].map((one) => one.dataset.name)"
     )
     assert names[0] == "all"
     assert HOSTILE in names
@@ -92,7 +92,8 @@ def test_search_says_how_much_matched(page: Browser, recording: FrameSet) -> Non
     assert page.run(box("crc32_update") + "return box.classList.contains('wb-missed')") is False
     assert page.run(box("memcpy") + "return box.classList.contains('wb-missed')") is True
     page.run(
-        "const i = document.querySelector('input'); i.value = 'map<K&, \"x\"></scr('; i.dispatchEvent(new Event('input'))"
+        "const i = document.querySelector('input');"
+        "i.value = 'map<K&, \"x\"></scr('; i.dispatchEvent(new Event('input'))"
     )
     assert "matched 0.0 %" in page.run(STATUS)
 

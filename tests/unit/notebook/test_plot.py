@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frameset import HOSTILE, FrameSet, database, sample_python
+from frameset import HOSTILE, FrameSet, database, sample_python, stacks_frame
 from matplotlib.collections import PolyCollection, QuadMesh
 from matplotlib.figure import Figure
 
@@ -103,6 +103,18 @@ def test_narrow_boxes_are_left_out(recording: FrameSet) -> None:
     found = boxes(plot.flamegraph(recording, minimum=0.05))
     assert len(found) < len(boxes(plot.flamegraph(recording, minimum=0)))
     assert min(right - left for left, right, _ in found) >= 0.05
+
+
+def test_thin_towers_do_not_make_the_figure_endless(recording: FrameSet) -> None:
+    deep = stacks_frame([("main", *("parse_query",) * 200), ("main", "compress_row")])
+    samples = recording.frame("samples").head(400).copy()
+    samples["stack"] = np.r_[np.zeros(3), np.ones(397)].astype(np.int32)
+    samples["comm"] = "one"
+    figure = plot.flamegraph(FrameSet("deep", {"samples": samples, "stacks": deep}))
+    assert figure.get_figheight() < 6
+    assert "narrower than 0.2%" not in figure.how_to_read
+    forced = plot.flamegraph(FrameSet("deep", {"samples": samples, "stacks": deep}), minimum=0.001)
+    assert forced.get_figheight() > 30
 
 
 def test_labels_are_cut_to_their_box() -> None:

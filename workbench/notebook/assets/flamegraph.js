@@ -20,6 +20,8 @@ wb.start("flamegraph", (root, data) => {
   status.setAttribute("role", "status");
   wb.legend(root, data.legend);
   const plot = wb.make("div", "wb-plot", root);
+  plot.classList.add("wb-scroll");
+  const sheet = wb.make("div", "wb-sheet", plot);
   plot.setAttribute("role", "tree");
   plot.setAttribute("aria-label", data.title);
   wb.make("div", "wb-help", root, data.help);
@@ -63,11 +65,14 @@ wb.start("flamegraph", (root, data) => {
   function draw(focus) {
     const shown = visible();
     const depth = Math.max(...shown.map(([i]) => level[i])) + 1;
-    plot.style.height = `${depth * ROW}px`;
-    plot.replaceChildren();
+    const pixels = plot.clientWidth || 900;
+    sheet.style.height = `${depth * ROW}px`;
+    sheet.replaceChildren();
     if (!shown.some(([i]) => i === current)) current = zoom;
     for (const [i, x, width, faded] of shown) {
-      const box = wb.make("div", "wb-box", plot, data.names[name[i]]);
+      // Less than a few letters would be noise; the tooltip and the label for screen readers have the name.
+      const box = wb.make("div", "wb-box", sheet, width * pixels < 30 ? "" : data.names[name[i]]);
+      box.dataset.name = data.names[name[i]];
       const color = data.colors[name[i]];
       box.style.left = `${100 * x}%`;
       box.style.width = `${100 * width}%`;
@@ -81,12 +86,21 @@ wb.start("flamegraph", (root, data) => {
       box.setAttribute("role", "treeitem");
       box.setAttribute("aria-level", level[i] + 1);
       box.setAttribute("aria-label", describe(i).replaceAll("\n", ", "));
-      if (width * (plot.clientWidth || 900) < 22) box.style.padding = "0";
+      if (width * pixels < 30) box.style.padding = "0";
     }
     reset.disabled = zoom === 0;
     const found = query ? ` · matched ${share(matched())}` : "";
     status.textContent = `${wb.amount(total[zoom], data.unit)}, ${share(total[zoom])} of all${found}${data.note}`;
-    if (focus) plot.querySelector(`[data-node="${current}"]`)?.focus({ preventScroll: true });
+    if (focus) focusOn(plot.querySelector(`[data-node="${current}"]`));
+  }
+
+  // The page stays where it is; only the plot scrolls, and only as far as needed.
+  function focusOn(box) {
+    if (!box) return;
+    box.focus({ preventScroll: true });
+    const top = box.offsetTop;
+    if (top < plot.scrollTop) plot.scrollTop = top;
+    else if (top + ROW > plot.scrollTop + plot.clientHeight) plot.scrollTop = top + ROW - plot.clientHeight;
   }
 
   const go = (i, focus) => { zoom = current = i; wb.tip(root); draw(focus); };
@@ -126,7 +140,7 @@ wb.start("flamegraph", (root, data) => {
     else return;
     event.preventDefault();
     event.stopPropagation();
-    drawn(to)?.focus({ preventScroll: true });
+    focusOn(drawn(to));
   });
   reset.addEventListener("click", () => go(0));
   search.addEventListener("input", () => {

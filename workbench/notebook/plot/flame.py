@@ -34,6 +34,8 @@ FLAME = (
     "not time, siblings are sorted by width. Colours tell libraries apart; grey is the kernel. Boxes narrower than "
     "{cut} are left out."
 )
+LEVELS = 48
+"""Levels of boxes that fit on a page; wide deep stacks may still have more."""
 WHAT = {
     "samples": "CPU time",
     "offcpu": "waiting time",
@@ -115,6 +117,16 @@ def _draw(
             )
 
 
+def _pruned(tree: CallTree, minimum: float | None) -> tuple[CallTree, float]:
+    """The tree without its narrow boxes, and the share below which they were left out."""
+    share = 0.002 if minimum is None else minimum
+    kept = tree.pruned(tree.total[0] * share)
+    while minimum is None and int(kept.level.max()) >= LEVELS and share < 0.02:
+        share *= 1.25
+        kept = tree.pruned(tree.total[0] * share)
+    return kept, share
+
+
 def flamegraph(
     recording: RecordingView,
     frame: str | None = None,
@@ -122,7 +134,7 @@ def flamegraph(
     title: str | None = None,
     by: str | None = None,
     inverted: bool = False,
-    minimum: float = 0.002,
+    minimum: float | None = None,
     explain: bool = True,
 ) -> Chart:
     """Flame graph of the stacks of a frame.
@@ -141,8 +153,9 @@ def flamegraph(
         Width of a box. None takes time where the frame has any.
     inverted : bool
         Root at the top (icicle) instead of at the bottom.
-    minimum : float
-        Boxes below this share of the total are left out.
+    minimum : float or None
+        Boxes below this share of the total are left out. None takes 0.2 %, and more where thin towers would make
+        the figure higher than a page.
     explain : bool
         Print how to read the figure below it.
 
@@ -161,7 +174,7 @@ def flamegraph(
     frame = frame or natural_frame(recording)
     whole = call_tree(recording, frame, by)
     order = module_order(recording)
-    tree = whole.pruned(whole.total[0] * minimum)
+    tree, minimum = _pruned(whole, minimum)
     left = tree.layout()
     levels = int(tree.level.max()) + 1
     what = WHAT.get(frame, whole.unit) if whole.unit == "ns" else whole.unit

@@ -94,7 +94,7 @@ def heatmap(
     *,
     y: str | None = None,
     top: int = 20,
-    bins: int = 120,
+    bins: int | None = None,
     title: str | None = None,
     explain: bool = True,
 ) -> Chart:
@@ -109,8 +109,8 @@ def heatmap(
         duration for calls, off-CPU times and GPU calls, else function.
     top : int
         Rows for the most frequent texts; the others share one more row.
-    bins : int
-        Cells over the length of the recording.
+    bins : int or None
+        Cells over the length of the recording; None takes 30 to 120, more where there are more rows.
 
     Returns
     -------
@@ -130,6 +130,7 @@ def heatmap(
         (one for one in FRAMES if optional_frame(recording, one) is not None), FRAMES[0]
     )
     table, y = _column(recording, frame, y)
+    bins = bins or int(np.clip(len(table) // 8, 30, 120))
     time = (table["time"].to_numpy(np.int64) - begin_of(recording)) / 1e9
     edges = np.linspace(0, max(float(time.max()), 1e-6) * (1 + 1e-9), bins + 1)
     column = np.clip(np.searchsorted(edges, time, side="right") - 1, 0, bins - 1)
