@@ -33,7 +33,9 @@ def test_header_says_what_when_where(recording: FrameSet) -> None:
 def test_sections_follow_the_frames(recording: FrameSet) -> None:
     names = [one.name for one in report(recording).sections]
     assert names == ["functions", "probes", "watches", "gpu", "syscalls", "offcpu", "faults"]
-    assert [one.name for one in report(recording.only("samples", "stacks", "watches")).sections] == [
+    assert [
+        one.name for one in report(recording.only("samples", "stacks", "watches")).sections
+    ] == [
         "functions",
         "watches",
     ]
@@ -44,7 +46,9 @@ def test_sections_follow_the_frames(recording: FrameSet) -> None:
 
 def test_numbers_agree_with_the_frames(recording: FrameSet) -> None:
     sections = report(recording, top=1000).to_json()["sections"]
-    assert sum(row["self_samples"] for row in sections["functions"]) == len(recording.frame("samples"))
+    assert sum(row["self_samples"] for row in sections["functions"]) == len(
+        recording.frame("samples")
+    )
     calls = recording.frame("calls")
     probe = sections["probes"][0]
     assert probe["count"] == len(calls)
@@ -60,7 +64,10 @@ def test_numbers_agree_with_the_frames(recording: FrameSet) -> None:
         assert row["calls"] == len(mine)
     syscalls = recording.frame("syscalls").groupby("syscall")["count"].sum().to_dict()
     assert {row["syscall"]: row["calls"] for row in sections["syscalls"]} == syscalls
-    assert sum(row["total_ns"] for row in sections["offcpu"]) == recording.frame("offcpu")["duration"].sum()
+    assert (
+        sum(row["total_ns"] for row in sections["offcpu"])
+        == recording.frame("offcpu")["duration"].sum()
+    )
     assert sum(row["count"] for row in sections["faults"]) == len(recording.frame("faults"))
 
 

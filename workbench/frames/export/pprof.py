@@ -201,18 +201,21 @@ class Pprof:
             writer.type(1, time_name, "nanoseconds")
         writer.locations(recording, stacks, rows, found)
 
-        who = np.stack([position, table["pid"].to_numpy(), table["tid"].to_numpy(), comm], axis=1)
-        distinct, inverse = np.unique(who, axis=0, return_inverse=True)
-        counts = np.bincount(inverse.ravel()).tolist()
-        times = np.rint(np.bincount(inverse.ravel(), weights=weight)).astype(np.int64).tolist()
+        thread = table["pid"].to_numpy(np.int64) << 32 | table["tid"].to_numpy(np.int64)
+        threads_, which = np.unique(thread, return_inverse=True)
+        places = len(stacks.ids) + 1
+        key = (which * len(threads) + comm) * places + position + 1
+        distinct, inverse = np.unique(key, return_inverse=True)
+        counts = np.bincount(inverse).tolist()
+        times = np.rint(np.bincount(inverse, weights=weight)).astype(np.int64).tolist()
         groups = (found.of_group + 1).tolist()
-        for (where, pid, tid, name), count, time in zip(
-            distinct.tolist(), counts, times, strict=True
-        ):
-            stack = groups[found.offsets[where] : found.offsets[where + 1]] if where >= 0 else []
-            self._sample(
-                writer, stack, [count, time][: 1 + (unit == "ns")], pid, tid, threads[name]
-            )
+        for one, count, time in zip(distinct.tolist(), counts, times, strict=True):
+            rest, where = divmod(one, places)
+            owner, name = divmod(rest, len(threads))
+            pid, tid = divmod(int(threads_[owner]), 1 << 32)
+            stack = groups[found.offsets[where - 1] : found.offsets[where]] if where else []
+            values = [count, time][: 1 + (unit == "ns")]
+            self._sample(writer, stack, values, pid, tid, threads[name])
         self._facts(recording, writer, frame)
         table_of_strings = [text(6, one) for one in strings.index]
         with gzip.GzipFile(filename="", mode="wb", fileobj=sink, mtime=0) as packer:
