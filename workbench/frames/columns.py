@@ -162,6 +162,14 @@ class Text:
 def _number(column: Column, values: Any) -> NDArray[np.generic]:
     array = np.asarray(values)
     target = np.dtype(column.dtype)
+    # numpy makes floats of a list that holds small and very large integers
+    if (
+        array.dtype.kind == "f"
+        and target == np.uint64
+        and isinstance(values, list | tuple)
+        and all(isinstance(value, int) and 0 <= value < 1 << 64 for value in values)
+    ):
+        array = np.array(values, np.uint64)
     if array.ndim != 1:
         raise TypeError(f"has shape {array.shape}, not one dimension")
     if array.dtype == target or np.can_cast(array.dtype, target, "safe"):

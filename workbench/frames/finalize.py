@@ -15,7 +15,7 @@ from workbench.frames.manifest import FrameInfo, Loss
 from workbench.frames.place import inside
 from workbench.frames.resolve import RAW_STACKS, NameSources, Raw, Resolver
 from workbench.frames.schema import SCHEMAS
-from workbench.frames.spool import read_index, read_spool
+from workbench.frames.spool import SpoolReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -61,16 +61,20 @@ class SpoolFolder(Raw):
         self._spool = folder / "spool"
         self._files = folder / "files"
         self._columns = dict(columns)
-        self._verify = verify
+        # Rows first, then the stacks they name: a recorder that is running writes them the other way round.
+        self._streams = {
+            frame: [SpoolReader(path, verify=verify) for path in self._segments(frame)]
+            for frame in (*columns, RAW_STACKS)
+        }
 
     def names(self) -> tuple[str, ...]:
-        extra = (RAW_STACKS,) if (self._spool / f"{RAW_STACKS}.arrow").exists() else ()
+        extra = (RAW_STACKS,) if self._streams[RAW_STACKS] else ()
         return (*self._columns, *extra)
 
     def columns(self, frame: str) -> tuple[Column, ...]:
         return self._columns[frame]
 
-    def segments(self, frame: str) -> Iterator[Path]:
+    def _segments(self, frame: str) -> Iterator[Path]:
         """Stream files of a frame in order; a new one begins where columns were declared late."""
         number = 0
         while os.path.lexists(path := self._spool / f"{segment_name(frame, number)}.arrow"):
@@ -81,14 +85,16 @@ class SpoolFolder(Raw):
 
     def rows(self, frame: str) -> int:
         """Rows that the indices promise."""
-        return sum(
-            records[-1].rows for path in self.segments(frame) if (records := read_index(path))
-        )
+        return sum(stream.rows for stream in self._streams[frame])
 
     def batches(self, frame: str) -> Iterator[pa.RecordBatch]:
-        for path in self.segments(frame):
-            for batch in read_spool(path, verify=self._verify):
-                yield batch if frame == RAW_STACKS else _widen(batch, self._columns[frame], path)
+        for stream in self._streams[frame]:
+            for batch in stream.batches():
+                yield (
+                    batch
+                    if frame == RAW_STACKS
+                    else _widen(batch, self._columns[frame], stream.path)
+                )
 
     def names_sources(self) -> NameSources:
         maps: dict[int, bytes] = {}

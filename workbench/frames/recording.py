@@ -200,7 +200,7 @@ class Recording:
         try:
             table = pq.read_table(path, partitioning=None)
             table.validate(full=True)
-        except (pa.ArrowException, OSError, MemoryError) as error:
+        except (pa.ArrowException, OSError, MemoryError, ValueError) as error:
             raise DamagedRecording(
                 f"{path} cannot be read: {error}", "restore it from its source"
             ) from error

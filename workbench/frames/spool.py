@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from _typeshed import ReadableBuffer
 
-__all__ = ("IndexRecord", "SpoolWriter", "read_index", "read_spool")
+__all__ = ("IndexRecord", "SpoolReader", "SpoolWriter", "read_index")
 
 RECORD = struct.Struct("<QQII")
 READ_CHUNK = 1 << 20
@@ -151,48 +151,85 @@ def read_index(path: Path) -> list[IndexRecord]:
     return records
 
 
-def _whole_batches(path: Path, records: list[IndexRecord], *, verify: bool) -> int:
-    """How many indexed batches the file really holds, by length and CRC."""
-    at = 0
-    with path.open("rb") as stream:
-        for number, record in enumerate(records):
-            crc = 0
-            while at < record.end:
-                chunk = stream.read(min(READ_CHUNK, record.end - at))
-                if not chunk:
-                    return number  # cut off: keep what is before
-                crc = zlib.crc32(chunk, crc)
-                at += len(chunk)
-            if crc != record.crc:
-                if verify:
+class SpoolReader:
+    """The whole batches of one stream, as many as there were when the reader was made.
+
+    A stream may grow while it is read; the reader keeps to what it saw first, so that reading twice gives the same.
+
+    Parameters
+    ----------
+    path : Path
+        The stream.
+    verify : bool
+        A batch with a wrong checksum is an error; else reading ends before it.
+    """
+
+    def __init__(self, path: Path, *, verify: bool = True) -> None:
+        self.path = path
+        self._verify = verify
+        self._records = read_index(path)
+        self._checked = False
+
+    @property
+    def rows(self) -> int:
+        """Rows that the index promises, or that are whole once they were read."""
+        return self._records[-1].rows if self._records else 0
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """One batch at a time, from the first.
+
+        Raises
+        ------
+        DamagedRecording
+            A batch is not what was written, or the file is gone.
+        """
+        import pyarrow as pa
+        import pyarrow.ipc as ipc
+
+        try:
+            self._check()
+            if not self._records:
+                return
+            with pa.OSFile(str(self.path), "rb") as stream:
+                reader = ipc.open_stream(stream)
+                for _ in self._records:
+                    batch = reader.read_next_batch()
+                    batch.validate(full=True)
+                    _ = batch.schema.names  # text that is no UTF-8 shows here
+                    yield batch
+        except FileNotFoundError:
+            raise DamagedRecording(
+                f"{self.path} is gone",
+                "if its recorder has finished meanwhile, load the recording again",
+            ) from None
+        except (pa.ArrowException, OSError, MemoryError, ValueError, StopIteration) as error:
+            raise DamagedRecording(
+                f"{self.path} cannot be read: {error}", UNVERIFIED_HINT
+            ) from error
+
+    def _check(self) -> None:
+        """Keep only the batches that the file really holds, by length and checksum."""
+        if self._checked:
+            return
+        at = 0
+        with self.path.open("rb") as stream:
+            for number, record in enumerate(self._records):
+                crc = 0
+                while at < record.end:
+                    chunk = stream.read(min(READ_CHUNK, record.end - at))
+                    if not chunk:  # cut off: keep what is before
+                        break
+                    crc = zlib.crc32(chunk, crc)
+                    at += len(chunk)
+                whole = at == record.end
+                if whole and crc == record.crc:
+                    continue
+                if whole and self._verify:
                     raise DamagedRecording(
-                        f"{path} was changed: batch {number + 1} of {len(records)} has a wrong checksum",
+                        f"{self.path} was changed: batch {number + 1} of {len(self._records)} "
+                        "has a wrong checksum",
                         UNVERIFIED_HINT,
                     )
-                return number
-    return len(records)
-
-
-def read_spool(path: Path, *, verify: bool = True) -> Iterator[pa.RecordBatch]:
-    """Whole batches of spool file `path`, one at a time.
-
-    Raises
-    ------
-    DamagedRecording
-        A batch is not what was written. With ``verify=False`` reading ends before it instead.
-    """
-    import pyarrow as pa
-    import pyarrow.ipc as ipc
-
-    count = _whole_batches(path, read_index(path), verify=verify)
-    if not count:
-        return
-    with pa.OSFile(str(path), "rb") as stream:
-        try:
-            reader = ipc.open_stream(stream)
-            for _ in range(count):
-                batch = reader.read_next_batch()
-                batch.validate(full=True)
-                yield batch
-        except (pa.ArrowException, OSError, StopIteration) as error:
-            raise DamagedRecording(f"{path} cannot be read: {error}", UNVERIFIED_HINT) from error
+                del self._records[number:]
+                break
+        self._checked = True

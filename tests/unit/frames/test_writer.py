@@ -168,6 +168,14 @@ def test_integers_that_fit_are_taken_as_they_come(tmp_path: Path) -> None:
     check_samples(wb.load(tmp_path / "r").samples, 5)
 
 
+def test_lists_of_small_and_very_large_addresses(tmp_path: Path) -> None:
+    addresses = [1, (1 << 64) - 1, (1 << 63) + 1]
+    fault = {"ip": [0] * 3, "access": ["read"] * 3, "user": [True] * 3}
+    with RecordingWriter(tmp_path / "r") as writer:
+        writer.append("faults", {**samples(0, 3), **fault, "address": addresses})
+    assert wb.load(tmp_path / "r").faults["address"].tolist() == addresses
+
+
 def test_unknown_frame(tmp_path: Path) -> None:
     with (
         RecordingWriter(tmp_path / "r") as writer,
