@@ -129,7 +129,13 @@ def _yama() -> str:
     }.get(scope, f"Yama scope {scope}")
 
 
-_TRAMPOLINE = "import sys; sys.activate_stack_trampoline('perf'); print(sys.is_stack_trampoline_active())"
+_TRAMPOLINE = """
+import sys
+sys.activate_stack_trampoline("perf")
+def probed():
+    return sys.is_stack_trampoline_active()
+print(probed())
+"""
 
 
 @trial("python perf trampolines", "Python frames in stacks need an observed Python of 3.12 or newer (python -X perf)")
@@ -144,8 +150,9 @@ def _trampolines(stack: ExitStack) -> str:
         out, err = child.communicate(timeout=5)
         if out.strip() != "True":
             raise Absent((err.strip().splitlines() or ["the trampoline stayed inactive"])[-1])
-        symbols = Path(f"/tmp/perf-{child.pid}.map").read_text().count("\n")
-    return f"an interpreter wrote its {symbols} Python frames to a perf map"
+        if "py::probed:" not in Path(f"/tmp/perf-{child.pid}.map").read_text():
+            raise Absent("a Python function that ran is not in the perf map")
+    return "a Python function that ran was named in the interpreter's perf map"
 
 
 @trial(
