@@ -1,6 +1,6 @@
 /* Calls itself in many ways, then writes its own registers and stack, and what libgcc's unwinder says of it.
  *
- *   unwind_target MODE [LIBRARY]     MODE: nested, signal, altstack, realigned, jit, library
+ *   unwind_target MODE [LIBRARY]     MODE: nested, signal, altstack, realigned, jit, trampoline, library
  *
  * Output, 64-bit words: ip, sp, fp, lr, number of frames, stack bytes; frames of backtrace(), the stack. It then waits
  * for the end of its standard input. In mode library it first waits for one byte, then loads LIBRARY. */
@@ -107,18 +107,25 @@ NOINLINE static void realigned(int size)
     sink += wide[3] + dynamic[0];
 }
 
-NOINLINE static void generated(void)
+NOINLINE static void generated(int with_frame_pointer)
 {
 #if defined(__x86_64__) /* push rbp; mov rbp, rsp; call rdi; pop rbp; ret */
     static const unsigned char code[] = {0x55, 0x48, 0x89, 0xe5, 0xff, 0xd7, 0x5d, 0xc3};
+    /* CPython's trampoline: sub rsp, 8; call rcx; add rsp, 8; ret */
+    static const unsigned char bare[] = {0x48, 0x83, 0xec, 8, 0xff, 0xd1, 0x48, 0x83, 0xc4, 8, 0xc3};
 #else /* stp x29, x30, [sp, -16]!; mov x29, sp; blr x0; ldp x29, x30, [sp], 16; ret */
     static const uint32_t code[] = {0xa9bf7bfd, 0x910003fd, 0xd63f0000, 0xa8c17bfd, 0xd65f03c0};
+    static const uint32_t bare[] = {0xa9bf7bfd, 0x910003fd, 0xd63f0060, 0xa8c17bfd, 0xd65f03c0};
 #endif
     char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     memcpy(page, code, sizeof code);
-    __builtin___clear_cache(page, page + sizeof code);
+    memcpy(page + 64, bare, sizeof bare);
+    __builtin___clear_cache(page, page + 128);
     above_count = backtrace(above, 64);
-    ((void (*)(void (*)(void)))(void *)page)(capture);
+    if (with_frame_pointer)
+        ((void (*)(void (*)(void)))(void *)page)(capture);
+    else
+        ((void (*)(int, int, int, void (*)(void)))(void *)(page + 64))(0, 0, 0, capture);
     sink++;
 }
 
@@ -162,7 +169,9 @@ int main(int argc, char **argv)
     else if (!strcmp(mode, "realigned"))
         realigned(argc * 40);
     else if (!strcmp(mode, "jit"))
-        generated();
+        generated(1);
+    else if (!strcmp(mode, "trampoline"))
+        generated(0);
     else if (!strcmp(mode, "library") && argc > 2)
         loaded(argv[2]);
     else

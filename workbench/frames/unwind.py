@@ -61,6 +61,8 @@ __all__ = ("FRAME_POINTER", "Status", "Unwinder", "Unwound")
 
 CHUNK = 8192
 MAX_VDSO = 1 << 20
+MAX_GENERATED = 4 << 20
+"""Bytes of a mapping without a file that are searched for known code."""
 MAX_REFRESH_SECONDS = 5.0
 _MACHINES = {"x86_64": X86_64, "amd64": X86_64, "aarch64": AARCH64, "arm64": AARCH64}
 
@@ -103,14 +105,13 @@ def _read_mappings(pid: int) -> list[_Entry]:
     return sorted((*row, "") for row in parse_maps(text))
 
 
-def _vdso(pid: int, start: int, end: int) -> bytes:
-    """The vdso image of a process; that of this process, which is the same code, where it cannot be read."""
-    if 0 < end - start <= MAX_VDSO:
-        with contextlib.suppress(OSError, ValueError), Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
-            memory.seek(start)
-            if len(image := memory.read(end - start)) == end - start:
-                return image
-    return vdso_image()
+def _memory(pid: int, start: int, size: int) -> bytes:
+    """Memory of a process; as much of it as can be read."""
+    # OverflowError: the vsyscall page, above what a file position can be
+    with contextlib.suppress(OSError, ValueError, OverflowError), Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
+        memory.seek(start)
+        return memory.read(size)
+    return b""
 
 
 class Unwinder:
@@ -191,7 +192,7 @@ class Unwinder:
         if entries:
             mappings["start"] = [entry[0] for entry in entries]
             mappings["end"] = [entry[1] for entry in entries]
-            mappings["flags"] = [LAZY if entry[3] else 0 for entry in entries]
+            mappings["flags"] = LAZY
         process = _Process(mappings, entries, [None] * len(entries))
         if (earlier := self._processes.get(pid)) is not None:
             known = {entry: i for i, entry in enumerate(earlier.entries)}
@@ -350,7 +351,13 @@ class Unwinder:
     def _table(self, pid: int, entry: _Entry) -> UnwindTable | None:
         start, end, _, path, build_id = entry
         if path == "[vdso]":
-            return self.tables.of_image(_vdso(pid, start, end) if self.live else vdso_image())
+            size = min(end - start, MAX_VDSO)
+            image = _memory(pid, start, size) if self.live else b""
+            # That of this process is the same code.
+            return self.tables.of_image(image if len(image) == size else vdso_image())
+        if not path.startswith("/"):
+            code = _memory(pid, start, min(end - start, MAX_GENERATED)) if self.live else b""
+            return self.tables.of_generated_code(code, self.machine)
         place = readable_place(pid, start, end, path) if self.live else path
         table = self.tables.of_file(place) if place.startswith("/") else None
         return table if table is None or build_id in ("", table.build_id) else None

@@ -39,6 +39,11 @@ _FORMATS = {0: "<Q", 2: "<H", 3: "<I", 4: "<Q", 10: "<h", 11: "<i", 12: "<q"}
 # mov x8, #139 (rt_sigreturn); svc #0: the signal trampoline of aarch64, whose call frame information the kernel
 # leaves out on purpose.
 _AARCH64_SIGRETURN = bytes.fromhex("681180d2010000d4")
+# CPython's perf trampoline on x86-64 (Python/asm_trampoline.S), copied once per Python function into anonymous memory:
+# sub rsp, 8; call rcx; add rsp, 8; ret. It keeps no frame pointer. (That of aarch64 does.)
+_PYTHON_TRAMPOLINE = bytes.fromhex("4883ec08ffd14883c408c3")
+_PYTHON_TRAMPOLINE_RULES = ((0, 8), (4, 16), (10, 8))
+"""Offset in the trampoline from which the CFA is sp plus the second number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +213,31 @@ class UnwindTables:
             with contextlib.suppress(BadElf), ElfFile(image, "vdso") as elf:
                 self._images[key] = self._table(elf, key.hex(), keep=False)
         return self._images[key]
+
+    def of_generated_code(self, code: bytes, machine: int) -> UnwindTable | None:
+        """Table of code without a file, by its instructions; None where they are not known to need one.
+
+        Addresses in the table count from the first byte. The trampolines by which CPython shows its functions to
+        profilers are known; other generated code is left to frame pointers.
+        """
+        data = np.frombuffer(code, np.uint8)
+        size = len(_PYTHON_TRAMPOLINE)
+        if machine != X86_64 or len(data) < size:
+            return None
+        found = np.flatnonzero(data[: len(data) - size + 1] == _PYTHON_TRAMPOLINE[0])
+        for k in range(1, size):
+            found = found[data[found + k] == _PYTHON_TRAMPOLINE[k]]
+        if not len(found):
+            return None
+        rows = np.zeros((len(found), len(_PYTHON_TRAMPOLINE_RULES) + 1), ROW)
+        for k, (offset, cfa) in enumerate(_PYTHON_TRAMPOLINE_RULES):
+            rows["start"][:, k] = found + offset
+            rows["cfa_offset"][:, k] = cfa
+        rows["cfa_kind"][:, :-1] = CfaKind.SP
+        rows["ra_rule"][:, :-1] = RuleKind.AT_CFA
+        rows["ra_offset"][:, :-1] = -8
+        rows["start"][:, -1] = found + size
+        return UnwindTable(rows.ravel(), machine, ((0, 0, len(data)),), "")
 
     def _table(self, elf: ElfFile, identity: str, *, keep: bool = True) -> UnwindTable | None:
         if elf.machine not in (X86_64, AARCH64):

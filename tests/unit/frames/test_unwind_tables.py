@@ -80,7 +80,15 @@ def _damage_dtype(data: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "damage",
-    [_damage_cut, _damage_long, _damage_header, _damage_order, _damage_shape, _damage_dtype, lambda _: b""],
+    [
+        _damage_cut,
+        _damage_long,
+        _damage_header,
+        _damage_order,
+        _damage_shape,
+        _damage_dtype,
+        lambda _: b"",
+    ],
 )
 def test_damaged_cache_file_is_built_again(tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
     whole = UnwindTables(tmp_path).of_file(c_library())
@@ -128,7 +136,16 @@ def test_file_without_build_id_is_told_from_another(tmp_path: Path) -> None:
         (tmp_path / f"{name}.c").write_text(f"int {name}(int x) {{ {body} }}\n")
         made.append(tmp_path / f"{name}.so")
         subprocess.run(
-            [compiler(), "-O2", "-shared", "-fPIC", "-Wl,--build-id=none", "-o", made[-1], tmp_path / f"{name}.c"],
+            [
+                compiler(),
+                "-O2",
+                "-shared",
+                "-fPIC",
+                "-Wl,--build-id=none",
+                "-o",
+                made[-1],
+                tmp_path / f"{name}.c",
+            ],
             check=True,
         )
     tables = UnwindTables(tmp_path / "cache")
@@ -146,7 +163,9 @@ def test_vdso() -> None:
 
 
 def test_bias_of_segments_that_share_a_page() -> None:
-    table = UnwindTable(np.zeros(0, ROW), X86_64, ((0x1000, 0x401000, 0x500), (0x1500, 0x402500, 0x2000)), "")
+    table = UnwindTable(
+        np.zeros(0, ROW), X86_64, ((0x1000, 0x401000, 0x500), (0x1500, 0x402500, 0x2000)), ""
+    )
     assert table.bias(0x401000, 0x1000, 0x1000) == 0
     assert table.bias(0x402000, 0x1000, 0x3000) == 0
     assert table.bias(0x7F0000001000, 0x1000, 0x3000) == 0x7F0000001000 - 0x402000
@@ -176,6 +195,18 @@ def _image(machine: int, code: bytes) -> bytes:
     head += struct.pack("<HHIQQQIHHHHHH", 3, machine, 1, 0, 64, 0, 0, 64, 56, 1, 64, 0, 0)
     segment = struct.pack("<IIQQQQQQ", 1, 5, 0, 0, 0, 120 + len(code), 120 + len(code), 4096)
     return head + segment + code
+
+
+def test_python_trampolines_in_generated_code() -> None:
+    one = bytes.fromhex("f30f1efa4883ec08ffd14883c408c3") + bytes(1)
+    tables = UnwindTables()
+    table = tables.of_generated_code(bytes(32) + one * 3 + b"\x48\x83\xec\x08", X86_64)
+    assert table is not None and table.bias(0x7000, 0, 0x1000) == 0x7000
+    assert table.rows["start"].tolist() == [32 + 16 * k + at for k in range(3) for at in (4, 8, 14, 15)]
+    assert table.rows["cfa_offset"].tolist() == [8, 16, 8, 0] * 3
+    assert tables.of_generated_code(bytes(100), X86_64) is None
+    assert tables.of_generated_code(b"", X86_64) is None
+    assert tables.of_generated_code(one, AARCH64) is None
 
 
 def test_signal_trampoline_of_aarch64() -> None:
@@ -214,24 +245,42 @@ def test_signal_trampoline_of_aarch64() -> None:
 @pytest.fixture(scope="module")
 def small_library(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("small")
-    (folder / "a.c").write_text("int f(int (*g)(int)) { volatile int y[40]; y[1] = g(1); return y[1]; }\n")
-    subprocess.run([compiler(), "-O2", "-shared", "-fPIC", "-o", folder / "a.so", folder / "a.c"], check=True)
+    (folder / "a.c").write_text(
+        "int f(int (*g)(int)) { volatile int y[40]; y[1] = g(1); return y[1]; }\n"
+    )
+    subprocess.run(
+        [compiler(), "-O2", "-shared", "-fPIC", "-o", folder / "a.so", folder / "a.c"], check=True
+    )
     return (folder / "a.so").read_bytes()
 
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_damaged_file_never_raises(small_library: bytes, tmp_path_factory: pytest.TempPathFactory, data) -> None:  # type: ignore[no-untyped-def]
+def test_damaged_file_never_raises(
+    small_library: bytes, tmp_path_factory: pytest.TempPathFactory, data
+) -> None:  # type: ignore[no-untyped-def]
     image = bytearray(small_library)
     with ElfFile(small_library, "small") as elf:
-        places = [0x10, 0x20, 0x28, 0x36, 0x38, 0x3A, 0x3C, 0x3E, *range(64, 64 + 56 * len(elf.segments), 8)]
+        places = [
+            0x10,
+            0x20,
+            0x28,
+            0x36,
+            0x38,
+            0x3A,
+            0x3C,
+            0x3E,
+            *range(64, 64 + 56 * len(elf.segments), 8),
+        ]
         header = int(elf.segments["offset"][elf.segments["type"] == PT_GNU_EH_FRAME][0])
         places += list(range(header, header + 12))
         if (found := elf.section(".eh_frame")) is not None:
             places += list(range(found.offset, found.offset + found.size))
     for _ in range(data.draw(st.integers(1, 6))):
         at = data.draw(st.sampled_from(places))
-        new = data.draw(st.one_of(st.binary(min_size=1, max_size=8), st.just(b"\xff" * 8), st.just(bytes(8))))
+        new = data.draw(
+            st.one_of(st.binary(min_size=1, max_size=8), st.just(b"\xff" * 8), st.just(bytes(8)))
+        )
         image[at : at + len(new)] = new
     cut = data.draw(st.one_of(st.none(), st.integers(0, len(image))))
     table = UnwindTables(Path("/nonexistent")).of_image(bytes(image[:cut]))
@@ -257,7 +306,13 @@ def test_aarch64_object_against_readelf(tmp_path: Path) -> None:
         "int f(int n) { char b[300]; int s = 0; for (int i = 0; i < n; i++) s += g(i, b); return s + leaf(n); }\n"
         "int h(int n) { char b[n + 1]; return g(n, b); }\n"
     )
-    flags = ["--target=aarch64-linux-gnu", "-O2", "-fasynchronous-unwind-tables", "-mbranch-protection=pac-ret", "-c"]
+    flags = [
+        "--target=aarch64-linux-gnu",
+        "-O2",
+        "-fasynchronous-unwind-tables",
+        "-mbranch-protection=pac-ret",
+        "-c",
+    ]
     subprocess.run([clang, *flags, "-o", tmp_path / "a.o", tmp_path / "a.c"], check=True)
     with ElfFile(tmp_path / "a.o") as elf:
         frames, fixes = elf.section(".eh_frame"), elf.section(".rela.eh_frame")
@@ -268,7 +323,10 @@ def test_aarch64_object_against_readelf(tmp_path: Path) -> None:
             struct.pack_into("<i", data, at, TEXT + addend - SECTION - at)
     rows = build_rows(bytes(data), SECTION, AARCH64).rows
     text = subprocess.run(
-        ["readelf", "--debug-dump=frames-interp", tmp_path / "a.o"], capture_output=True, text=True, check=False
+        ["readelf", "--debug-dump=frames-interp", tmp_path / "a.o"],
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout
     compared, columns = 0, []
     for line in text.splitlines():
@@ -284,7 +342,10 @@ def test_aarch64_object_against_readelf(tmp_path: Path) -> None:
             register, offset = re.fullmatch(r"(sp|x29)([+-]\d+)", cells["CFA"]).groups()  # type: ignore[union-attr]
             assert got["cfa_kind"] == {"sp": CfaKind.SP, "x29": CfaKind.FP}[register]
             assert got["cfa_offset"] == int(offset)
-            for column, rule, place in (("x29", "fp_rule", "fp_offset"), ("ra", "ra_rule", "ra_offset")):
+            for column, rule, place in (
+                ("x29", "fp_rule", "fp_offset"),
+                ("ra", "ra_rule", "ra_offset"),
+            ):
                 cell = cells.get(column, "u")
                 if cell.startswith("c"):
                     assert (got[rule], f"c{got[place]:+}") == (RuleKind.AT_CFA, cell)
