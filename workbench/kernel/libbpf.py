@@ -11,7 +11,7 @@ import os
 from functools import cache
 from typing import Any
 
-from workbench.errors import MissingCapability, NotPermitted
+from workbench.errors import MissingCapability, NotPermitted, TargetGone
 
 __all__ = ("capture_log", "errno_error", "library", "log_text")
 
@@ -113,10 +113,12 @@ def log_text() -> str:
     return "".join(_messages).strip()
 
 
-def errno_error(what: str, number: int) -> NotPermitted | MissingCapability:
+def errno_error(what: str, number: int) -> NotPermitted | MissingCapability | TargetGone:
     """The error for a failed BPF call: EPERM and EACCES are about privilege, all else about the machine."""
     number = abs(number)
     text = os.strerror(number)
+    if number == 3:
+        return TargetGone(f"{what}: {text}", "the process exited; check the pid")
     if number in (1, 13):
         return NotPermitted(
             f"{what}: {text}",
