@@ -14,7 +14,7 @@ import numpy as np
 from workbench.frames.view import manifest_value, optional_frame
 from workbench.notebook.plot.flame import fit
 from workbench.notebook.plot.functions import top as top_functions
-from workbench.notebook.plot.latency import latencies
+from workbench.notebook.plot.latency import Latencies, bucketed, latencies
 from workbench.notebook.plot.style import duration_text
 
 if TYPE_CHECKING:
@@ -228,9 +228,9 @@ def _functions(recording: RecordingView, top: int) -> Section | None:
     return Section("functions", "Functions by CPU samples", rows, max(0, len(every) - top))
 
 
-def _latency(durations: pd.Series[Any]) -> dict[str, Any]:
+def _latency(durations: pd.Series[Any] | None) -> dict[str, Any]:
     """Sum and percentiles of the durations that were recorded (-1 means none)."""
-    length = durations.to_numpy(np.int64)
+    length = np.empty(0, np.int64) if durations is None else durations.to_numpy(np.int64)
     length = length[length >= 0]
     if not len(length):
         return dict.fromkeys(("total_ns", "p50_ns", "p99_ns", "max_ns"))
@@ -242,9 +242,23 @@ def _latency(durations: pd.Series[Any]) -> dict[str, Any]:
     }
 
 
-def _groups(table: pd.DataFrame, *names: str) -> list[tuple[dict[str, str], pd.DataFrame]]:
+def _bucketed(one: Latencies) -> dict[str, Any]:
+    """Sum and percentiles of latencies that were counted in buckets."""
+    if not one.calls:
+        return _latency(None)
+    return {
+        "total_ns": round(one.total),
+        "p50_ns": round(one.quantile(0.5)),
+        "p99_ns": round(one.quantile(0.99)),
+        "max_ns": round(float(one.high.max())),
+    }
+
+
+def _groups(table: pd.DataFrame | None, *names: str) -> list[tuple[dict[str, str], pd.DataFrame]]:
     """The rows of each combination of texts, the largest group first."""
-    found = []
+    found: list[tuple[dict[str, str], pd.DataFrame]] = []
+    if table is None:
+        return found
     for key, mine in table.astype(dict.fromkeys(names, str)).groupby(list(names), sort=True):
         texts = key if isinstance(key, tuple) else (key,)
         found.append((dict(zip(names, map(str, texts), strict=True)), mine))
@@ -256,13 +270,33 @@ def _limited(name: str, title: str, rows: list[dict[str, Any]], top: int) -> Sec
 
 
 def _probes(recording: RecordingView, top: int) -> Section | None:
-    table = optional_frame(recording, "calls")
-    if table is None:
-        return None
-    rows = [
-        {**texts, "count": len(mine), **_latency(mine["duration"])}
-        for texts, mine in _groups(table, "probe", "function", "event")
-    ]
+    """Hits as the kernel counted them where it did (`probe_counts` is complete, `calls` may have lost rows)."""
+    names = ("probe", "function")
+    calls, counts, buckets = (
+        {tuple(texts.values()): mine for texts, mine in _groups(table, *names)}
+        for table in (
+            optional_frame(recording, one) for one in ("calls", "probe_counts", "probe_latencies")
+        )
+    )
+    rows = []
+    for key in dict.fromkeys([*counts, *calls, *buckets]):
+        recorded = len(calls[key]) if key in calls else 0
+        count = recorded
+        if key in counts:
+            # A return probe alone counts no entries.
+            count = int(max(counts[key]["hits"].sum(), counts[key]["returns"].sum()))
+        row: dict[str, Any] = {
+            "probe": key[0],
+            "function": key[1],
+            "count": count,
+            "rows": recorded,
+        }
+        if key in buckets:
+            row |= _bucketed(bucketed(key[1], buckets[key]))
+        else:
+            row |= _latency(calls[key]["duration"] if key in calls else None)
+        rows.append(row)
+    rows.sort(key=lambda row: -int(row["count"]))
     return _limited("probes", "Probes", rows, top)
 
 
@@ -305,10 +339,7 @@ def _syscalls(recording: RecordingView, top: int) -> Section | None:
             "syscall": one.name,
             "calls": one.calls,
             "errors": int(errors[one.name]),
-            "total_ns": round(one.total),
-            "p50_ns": round(one.quantile(0.5)),
-            "p99_ns": round(one.quantile(0.99)),
-            "max_ns": round(float(one.high.max())),
+            **_bucketed(one),
         }
         for one in latencies(recording, "syscalls")
     ]

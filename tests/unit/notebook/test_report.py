@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from frameset import HOSTILE, PID, FrameSet, database, sample_python
 
 from workbench.frames.manifest import Manifest
+from workbench.notebook import plot
 from workbench.notebook.report import report
 
 
@@ -77,6 +79,25 @@ def test_returns_that_were_not_seen_have_no_latency(recording: FrameSet) -> None
     one = report(FrameSet("r", {"calls": calls}))
     assert one.to_json()["sections"]["probes"][0]["p50_ns"] is None
     assert " -" in str(one)
+
+
+def test_counts_of_the_kernel_win_over_recorded_rows(recording: FrameSet) -> None:
+    calls = recording.frame("calls").head(10)
+    names = {"probe": [str(calls["probe"].iloc[0])] * 2, "function": ["sqlite3_step"] * 2}
+    names |= {"module": ["libsqlite3.so.0"] * 2, "pid": [PID, PID + 9]}
+    counts = pd.DataFrame(
+        {**names, "hits": [900, 100], "returns": [900, 99], "total_duration": [0, 0]}
+    )
+    spans = {"bucket_low": [1000, 2000], "bucket_high": [2000, 4000]}
+    buckets = pd.DataFrame({**names, **spans, "count": [900, 99], "total": [1_400_000, 300_000]})
+    tables = {"calls": calls, "probe_counts": counts, "probe_latencies": buckets}
+    (row,) = report(FrameSet("r", tables)).to_json()["sections"]["probes"]
+    assert (row["count"], row["rows"], row["total_ns"]) == (1000, 10, 1_700_000)
+    assert 1000 < row["p50_ns"] < 2000 < row["p99_ns"] < 4000
+    (alone,) = report(FrameSet("r", {"probe_counts": counts})).to_json()["sections"]["probes"]
+    assert (alone["count"], alone["rows"], alone["p50_ns"]) == (1000, 0, None)
+    figure = plot.latency_histogram(FrameSet("r", tables))
+    assert "sqlite3_step" in figure.axes[0].get_yticklabels()[0].get_text()
 
 
 def test_top_limits_rows_and_says_so(recording: FrameSet) -> None:

@@ -13,6 +13,7 @@ from workbench.notebook.plot.flame import fit
 from workbench.notebook.plot.style import INK, PALETTE, Chart, chart, duration_text, legend, tidy
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
     from workbench.frames.view import RecordingView
@@ -24,12 +25,19 @@ HISTOGRAM = (
     "shape is how many of its calls took that long, relative to its own highest point. The three marks are the 50th, "
     "95th and 99th percentile: half, 95 % and 99 % of the calls were faster. Two humps mean two ways to do the work."
 )
-GROUPS = {"calls": "function", "gpu_calls": "api", "offcpu": "comm", "syscalls": "syscall"}
+GROUPS = {
+    "probe_latencies": "function",
+    "calls": "function",
+    "gpu_calls": "api",
+    "offcpu": "comm",
+    "syscalls": "syscall",
+}
 WHAT = {
     "calls": "function",
     "gpu_calls": "API function",
     "offcpu": "thread name",
     "syscalls": "system call",
+    "probe_latencies": "function",
 }
 QUANTILES = (0.5, 0.95, 0.99)
 
@@ -73,6 +81,27 @@ class Latencies:
         return float(low + (high - low) * inside)
 
 
+def bucketed(name: str, table: pd.DataFrame) -> Latencies:
+    """Latencies of one group from rows with bucket_low, bucket_high, count and total."""
+    table = table[table["count"] > 0]
+    return Latencies(
+        name,
+        table["bucket_low"].to_numpy(np.float64),
+        table["bucket_high"].to_numpy(np.float64),
+        table["count"].to_numpy(np.int64),
+        float(table["total"].sum()),
+    )
+
+
+def _first(recording: RecordingView) -> str:
+    """The first frame with latencies."""
+    for name in GROUPS:
+        table = optional_frame(recording, name)
+        if table is not None and ("bucket_low" in table.columns or (table["duration"] >= 0).any()):
+            return name
+    return "calls"
+
+
 def latencies(
     recording: RecordingView, frame: str | None = None, by: str | None = None
 ) -> list[Latencies]:
@@ -81,7 +110,7 @@ def latencies(
     Parameters
     ----------
     frame : str or None
-        calls, gpu_calls, offcpu or syscalls; None takes the first that has any.
+        probe_latencies, calls, gpu_calls, offcpu or syscalls; None takes the first that has any.
     by : str or None
         Column to group by; None takes function, api, comm or syscall.
 
@@ -90,11 +119,10 @@ def latencies(
     MissingFrame
         No such frame, or none of its rows has a duration.
     """
-    frame = frame or next(
-        (one for one in GROUPS if optional_frame(recording, one) is not None), "calls"
-    )
+    frame = frame or _first(recording)
     table = recording.frame(frame)
-    if frame != "syscalls":
+    buckets = "bucket_low" in table.columns
+    if not buckets:
         if "duration" not in table.columns:
             raise MissingFrame(
                 f"frame {frame!r} has no durations", f"frames that have: {', '.join(GROUPS)}"
@@ -113,18 +141,15 @@ def latencies(
             f"frame {frame!r} has no column {by!r}", f"it has: {', '.join(table.columns)}"
         )
     code, texts = codes(table[by])
-    if frame == "syscalls":
-        low, high = (table[name].to_numpy(np.float64) for name in ("bucket_low", "bucket_high"))
-        count, total = table["count"].to_numpy(np.int64), table["total"].to_numpy(np.float64)
-    else:
-        low = high = total = table["duration"].to_numpy(np.float64)
-        count = np.ones(len(table), dtype=np.int64)
     out = []
     for i in np.unique(code).tolist():
-        mine = code == i
-        out.append(
-            Latencies(str(texts[i]), low[mine], high[mine], count[mine], float(total[mine].sum()))
-        )
+        mine, name = table[code == i], str(texts[i])
+        if buckets:
+            out.append(bucketed(name, mine))
+        else:
+            length = mine["duration"].to_numpy(np.float64)
+            each = np.ones(len(length), dtype=np.int64)
+            out.append(Latencies(name, length, length, each, float(length.sum())))
     return sorted(out, key=lambda one: (-one.total, one.name))
 
 
@@ -158,7 +183,7 @@ def latency_histogram(
     Parameters
     ----------
     frame : str or None
-        calls, gpu_calls, offcpu or syscalls; None takes the first that exists.
+        probe_latencies, calls, gpu_calls, offcpu or syscalls; None takes the first with latencies.
     by : str or None
         Column to group by; None takes function, api, comm or syscall.
     top : int
@@ -176,9 +201,7 @@ def latency_histogram(
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    frame = frame or next(
-        (one for one in GROUPS if optional_frame(recording, one) is not None), "calls"
-    )
+    frame = frame or _first(recording)
     found = latencies(recording, frame, by)
     groups = found[:top]
     low = min(float(one.low.min()) for one in groups)
