@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from workbench.frames.manifest import NAME, Manifest
 __all__ = ("PARTIAL", "claim", "inside", "is_live", "partial_of", "publish", "remove_recording")
 
 PARTIAL = ".partial"
+RESERVE = ".reserve"
 FOLDERS = ("files", "spool")
 
 
@@ -50,47 +51,66 @@ def inside(folder: Path, path: Path) -> Path:
     return path
 
 
-def _lock(descriptor: int, kind: int) -> bool:
+def _lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Lock a folder; False if another process holds it. Where there are no locks, everything is free."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
-        raise
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
     return True
 
 
 def is_live(folder: Path) -> bool:
     """Whether a recorder is writing in `folder` now."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    if sys.platform == "win32":
+        return False
     try:
-        return not _lock(descriptor, fcntl.LOCK_SH)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not _lock(descriptor, shared=True)
     finally:
         os.close(descriptor)
 
 
-def _foreign(folder: Path) -> str:
-    """Name of something in `folder` that no recorder puts there, or empty."""
-    for entry in sorted(folder.iterdir()):
-        plain = entry.is_file() and not entry.is_symlink()
-        ours = plain and (
-            entry.name == NAME or entry.suffix == ".parquet" or entry.name.startswith(".")
-        )
-        if not ours and not (entry.name in FOLDERS and entry.is_dir() and not entry.is_symlink()):
-            return entry.name
+def _foreign(folder: Path, manifest: Manifest) -> str:
+    """Name of something in `folder` that no recorder put there, or empty."""
+    frames = {*manifest.frames, "stacks"}
+    ours = {NAME, f".{NAME}.part", RESERVE, "files", "spool"}
+    ours |= {f"{name}.parquet" for name in frames} | {f".{name}.parquet.part" for name in frames}
+    ours |= {f"files/{name}" for name in manifest.files} | {
+        f"files/.{name}.part" for name in manifest.files
+    }
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        streamed = path.parent == folder / "spool" and path.suffix in (".arrow", ".index")
+        if (
+            path.is_symlink()
+            or not (name in ours or streamed)
+            or path.is_dir() != (name in FOLDERS)
+        ):
+            return name
     return ""
 
 
 def check_replaceable(folder: Path) -> None:
     """Raise BadSpec unless `folder` is a recording and nothing else."""
     try:
-        Manifest.read(folder, verify=False)
+        manifest = Manifest.read(folder, verify=False)
     except WorkbenchError as error:
         raise BadSpec(
             f"{folder} exists and is not a readable recording, so it is not replaced ({error.message})",
             "choose another output, or move it away yourself",
         ) from None
-    if foreign := _foreign(folder):
+    if foreign := _foreign(folder, manifest):
         raise BadSpec(
             f"{folder} holds {foreign!r}, which is no part of a recording, so it is not replaced",
             "move that file away, or choose another output",
@@ -145,7 +165,7 @@ def claim(path: Path, manifest: Manifest, *, overwrite: bool) -> tuple[Path, int
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh.mkdir()
         descriptor = os.open(fresh, os.O_RDONLY | os.O_CLOEXEC)
-        _lock(descriptor, fcntl.LOCK_EX)
+        _lock(descriptor)
         (fresh / "spool").mkdir()
         manifest.write(fresh)
         _move_in(fresh, folder, overwrite=overwrite)
@@ -178,7 +198,7 @@ def _move_in(fresh: Path, folder: Path, *, overwrite: bool) -> None:
                 raise
         descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if not _lock(descriptor, fcntl.LOCK_EX):
+            if not _lock(descriptor):
                 time.sleep(0.01)  # a reader holds the lock for an instant
                 continue
             if not overwrite:

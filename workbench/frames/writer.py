@@ -131,7 +131,7 @@ class RecordingWriter:
         spool = place.partial_of(self.path) / "spool"
         self._live = LiveFrames(spool, max_stacks, max_stack_bytes)
         self.folder, self._descriptor = place.claim(self.path, self._manifest, overwrite=overwrite)
-        self._reserve = self.folder / ".reserve"
+        self._reserve = self.folder / place.RESERVE
         try:
             with self._writing():
                 self._reserve.write_bytes(os.urandom(RESERVE))

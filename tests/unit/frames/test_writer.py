@@ -354,6 +354,19 @@ def test_what_is_no_recording_is_never_replaced(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "r", "thesis"]
 
 
+@pytest.mark.parametrize(
+    "name", ["notes.md", ".hidden", "derived.parquet", "files/mine.txt", "spool/x", ".git/config"]
+)
+def test_a_recording_with_something_else_in_it_is_never_replaced(tmp_path: Path, name: str) -> None:
+    recording = small(tmp_path / "r")
+    mine = recording.path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("important")
+    with pytest.raises(BadSpec, match="which is no part of a recording"):
+        RecordingWriter(tmp_path / "r", overwrite=True)
+    assert mine.read_text() == "important"
+
+
 def test_a_link_is_never_replaced(tmp_path: Path) -> None:
     small(tmp_path / "real")
     (tmp_path / "link").symlink_to(tmp_path / "real")
