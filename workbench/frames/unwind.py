@@ -64,6 +64,7 @@ MAX_VDSO = 1 << 20
 MAX_GENERATED = 4 << 20
 """Bytes of a mapping without a file that are searched for known code."""
 MAX_REFRESH_SECONDS = 5.0
+MAX_PROCESSES = 4096
 _MACHINES = {"x86_64": X86_64, "amd64": X86_64, "aarch64": AARCH64, "arm64": AARCH64}
 
 
@@ -207,6 +208,14 @@ class Unwinder:
         """Drop what is known of a process (it exited or called exec)."""
         self._processes.pop(pid, None)
 
+    def inherit(self, pid: int, parent: int) -> None:
+        """A process was forked: until it maps something else, its mappings are those of its parent.
+
+        Lets a child be unwound that exits before its own mappings are read.
+        """
+        if (known := self._processes.get(parent)) is not None:
+            self._processes[pid] = _Process(known.mappings.copy(), known.entries, list(known.tables))
+
     def refresh(self, pid: int) -> bool:
         """Read the mappings of a process again; True if they changed."""
         before = self._processes.get(pid)
@@ -298,6 +307,7 @@ class Unwinder:
                     self.refresh(pid)
                 else:
                     self._processes[pid] = _Process(np.zeros(0, MAPPING), [])
+        self._trim(set(unique.tolist()))
         # Each further pass has at least one more table or mapping than the one before, so this ends.
         while True:
             processes = [self._processes[pid] for pid in unique.tolist()]
@@ -322,6 +332,12 @@ class Unwinder:
                     again |= self._refresh_if_due(int(unique[k]))
             if not again:
                 return found
+
+    def _trim(self, needed: set[int]) -> None:
+        """Forget the processes known longest, so that recording a whole machine for hours holds memory flat."""
+        excess = len(self._processes) - MAX_PROCESSES
+        for pid in [pid for pid in self._processes if pid not in needed][: max(excess, 0)]:
+            del self._processes[pid]
 
     def _refresh_if_due(self, pid: int) -> bool:
         process = self._processes[pid]

@@ -35,6 +35,8 @@ VERSION = 2
 """Part of the file names of the cache: tables of another layout or other rules are not read."""
 MAX_SECTION = 1 << 30
 MAX_ENTRY_CODE = 128
+MAX_CACHE = 1 << 30
+"""Bytes on disk above which the tables used longest ago are removed."""
 _FORMATS = {0: "<Q", 2: "<H", 3: "<I", 4: "<Q", 10: "<h", 11: "<i", 12: "<q"}
 # mov x8, #139 (rt_sigreturn); svc #0: the signal trampoline of aarch64, whose call frame information the kernel
 # leaves out on purpose.
@@ -272,6 +274,8 @@ def _load(path: Path) -> NDArray[np.void] | None:
             rows: NDArray[Any] = np.fromfile(file, ROW, shape[0])
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, WorkbenchError):
         return None
+    with contextlib.suppress(OSError):
+        os.utime(path)  # used now: the oldest go first when the folder is full
     if len(rows) != shape[0] or (len(rows) > 1 and not (rows["start"][1:] > rows["start"][:-1]).all()):
         return None
     return rows
@@ -284,6 +288,17 @@ def _save(path: Path, rows: NDArray[np.void]) -> None:
         with part.open("wb") as file:
             np.lib.format.write_array(file, rows, version=(1, 0), allow_pickle=False)
         part.replace(path)
+        _remove_oldest(path.parent)
     except OSError:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _remove_oldest(folder: Path) -> None:
+    found = [(entry.stat(), entry) for entry in folder.glob("*.npy")]
+    size = sum(status.st_size for status, _ in found)
+    for status, entry in sorted(found, key=lambda pair: pair[0].st_mtime_ns):
+        if size <= MAX_CACHE:
+            break
+        entry.unlink(missing_ok=True)
+        size -= status.st_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 import subprocess
@@ -14,6 +15,7 @@ from call_frames import mapped_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workbench.frames import unwind_tables
 from workbench.frames.symbols.elffile import ElfFile
 from workbench.frames.symbols.vdso import vdso_image
 from workbench.frames.unwind_tables import (
@@ -100,6 +102,22 @@ def test_damaged_cache_file_is_built_again(tmp_path: Path, damage) -> None:  # t
     again = tables.of_file(c_library())
     assert whole is not None and again is not None and (again.rows == whole.rows).all()
     assert tables.built == 1 and kept.read_bytes() == good
+
+
+def test_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = UnwindTables(tmp_path)
+    for age, name in enumerate(("older", "old")):
+        (tmp_path / f"{name}.npy").write_bytes(bytes(1000))
+        os.utime(tmp_path / f"{name}.npy", (1000 + age, 1000 + age))
+    monkeypatch.setattr(unwind_tables, "MAX_CACHE", Path(c_library()).stat().st_size)
+    tables.of_file(c_library())
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"older.npy", "old.npy"} <= names and len(names) == 3, "all fit"
+    (kept,) = names - {"older.npy", "old.npy"}
+    monkeypatch.setattr(unwind_tables, "MAX_CACHE", (tmp_path / kept).stat().st_size + 1500)
+    (tmp_path / kept).write_bytes(b"damaged")
+    UnwindTables(tmp_path).of_file(c_library())
+    assert {path.name for path in tmp_path.iterdir()} == {kept, "old.npy"}
 
 
 def test_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:

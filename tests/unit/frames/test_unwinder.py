@@ -267,6 +267,36 @@ def test_short_copy_depth_and_batch_of_many(program: Any, tables: UnwindTables) 
     assert (many.status == Status.COMPLETE).all()
 
 
+def test_forked_child_that_is_gone_is_unwound_by_its_parents_mappings(
+    program: Any, tables: UnwindTables
+) -> None:
+    with running(program(*NO_FRAME_POINTER), "nested") as process:
+        sample = captured(process)
+        unwinder = Unwinder(tables)
+        unwinder.prepare(process.pid)
+    child = 2**22 + 1  # above any process id
+    unwinder.inherit(child, process.pid)
+    sample.pid = child
+    addresses, status = sample.unwind(unwinder)
+    assert status == Status.COMPLETE and agree(addresses, sample.frames)
+
+
+def test_processes_known_are_bounded(
+    program: Any, tables: UnwindTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workbench.frames.unwind.MAX_PROCESSES", 3)
+    with running(program(*NO_FRAME_POINTER), "nested") as process:
+        sample = captured(process)
+        unwinder = Unwinder(tables)
+        for pid in range(2**22 + 1, 2**22 + 9):
+            unwinder.unwind(
+                np.array([pid], np.int32), sample.registers, np.zeros(0, np.uint8), np.zeros(1, np.int64),
+                np.zeros(1, np.int32),
+            )  # fmt: skip
+        assert len(unwinder._processes) <= 3
+        assert sample.unwind(unwinder)[1] == Status.COMPLETE
+
+
 def test_prepare_loads_all_tables(program: Any, tables: UnwindTables) -> None:
     with running(program(*NO_FRAME_POINTER), "nested") as process:
         captured(process)
