@@ -13,7 +13,9 @@
 
 #define MAX_FRAMES 127
 #define FRAME_BYTES (MAX_FRAMES * 8)
-#define MAX_COPY (56 * 1024)
+#ifndef MAX_COPY
+#define MAX_COPY (56 * 1024) /* an object may choose less before the include */
+#endif
 #define STACK_BODY (2 * FRAME_BYTES + MAX_COPY)
 #define STACK_PAGE 4096
 
@@ -28,6 +30,8 @@ struct stack_head {
 const volatile __u32 copy_bytes = 0;
 const volatile bool kernel_stacks = true;
 const volatile bool user_stacks = true;
+/* Innermost kernel frames left out: those of the tracepoint that runs the program. */
+const volatile __u32 skip_frames = 0;
 
 struct pt_regs___x86 {
 	unsigned long bp, ip, sp;
@@ -73,7 +77,7 @@ static __always_inline __u32 capture_stack(void *ctx, struct stack_head *head, _
 	head->kernel_frames = head->user_frames = 0;
 	head->ip = head->sp = head->fp = 0;
 	if (kernel_stacks) {
-		n = bpf_get_stack(ctx, body, FRAME_BYTES, 0);
+		n = bpf_get_stack(ctx, body, FRAME_BYTES, skip_frames & BPF_F_SKIP_FIELD_MASK);
 		if (n > 0) {
 			used = n;
 			head->kernel_frames = n / 8;

@@ -15,10 +15,10 @@ Life of a recording
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -71,12 +71,11 @@ class Target:
 class Sink(Protocol):
     """Where a collector puts what it saw. Implemented by the recording writer."""
 
-    def append(
-        self, frame: str, columns: Mapping[str, NDArray[np.generic] | Sequence[str]]
-    ) -> None:
+    def append(self, frame: str, columns: Mapping[str, Any]) -> None:
         """Append rows to `frame`: equally long columns, all recorded columns of its schema.
 
-        Text columns may be sequences of str, arrays of dtype ``S``/``O``, or pyarrow dictionary arrays.
+        Text columns may be sequences of str, arrays of dtype ``S``/``O``, pyarrow dictionary arrays, or a tuple
+        ``(codes, names)``.
         The arrays may be reused by the caller as soon as this returns.
         """
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.collectors.base import Counters
+from workbench.collectors.cost import RunCost
 from workbench.collectors.sideband import online_cpus
 from workbench.collectors.stacks import COPY_BYTES, StackReader
 from workbench.collectors.target import threads
@@ -104,13 +105,14 @@ class CpuCollector:
             self._ring = Ring(*loaded.ring_fds["samples"])
             self._reader = RecordReader(self._ring, buffer_bytes=16 << 20)
             self._stacks = StackReader(sink, target.unwinder() if self.stacks == "dwarf" else None)
+            self._cost = RunCost(loaded)
             self._attach_events(target)
         except BaseException:
             loaded.close()
             raise
 
     def _attach_events(self, target: Target) -> None:
-        events = []
+        events: list[int] = []
         if target.machine:
             events.extend(self._open(pid=-1, cpu=cpu) for cpu in online_cpus())
         else:
@@ -181,6 +183,7 @@ class CpuCollector:
         total = 0
         if self._loaded is None:
             return 0
+        self._cost.look()
         while len(records := self._reader.drain()):
             head = records.head(self._dtype)
             pids = head["pid"].astype(np.int32)
@@ -204,6 +207,7 @@ class CpuCollector:
 
     def detach(self) -> None:
         if self._loaded is not None:
+            self._cost.stop()
             self._loaded.detach()
 
     def finish(self) -> None:
@@ -219,5 +223,6 @@ class CpuCollector:
                 "lost": np.array([self.counters.lost], np.int64),
             },
         )
+        self._sink.append("overhead", self._cost.rows("cpu"))
         self._ring.close()
         loaded.close()

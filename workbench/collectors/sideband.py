@@ -62,8 +62,6 @@ class Sideband:
 
     Parameters
     ----------
-    pages : int
-        Pages of each ring, a power of two.
     data : bool
         Report data mappings as well as executable ones.
 
@@ -78,7 +76,8 @@ class Sideband:
         Machine-wide perf events are not allowed for this user.
     """
 
-    def __init__(self, pages: int = 64, *, data: bool = False) -> None:
+    def __init__(self, *, data: bool = False) -> None:
+        pages = 2048 if data else 256
         self.lost = 0
         self._data = data
         self._rings: list[tuple[int, mmap.mmap]] = []

@@ -191,6 +191,17 @@ class Map(MutableMapping[Any, Any]):
             for key, value in zip(keys, values, strict=True):
                 self[key] = value
 
+    def push(self, value: Any) -> None:
+        """Add an element to a queue or stack map."""
+        size = self.value_dtype.itemsize
+        raw = (
+            value.to_bytes(size, "little")
+            if isinstance(value, int)
+            else np.asarray(value, self.value_dtype).tobytes()
+        )
+        if result := self._lib.bpf_map_update_elem(self.fd, None, raw, 0):
+            raise errno_error(f"push to map {self.name!r}", result)
+
     def view(self, *, writable: bool = False) -> NDArray[Any]:
         """The live values of an mmapable array, shape (max_entries,): no copy, no system call per read.
 
