@@ -214,7 +214,14 @@ class Recorder:
 
     def _resolve(self) -> Target:
         if self._command:
-            self._command_process = HeldCommand(self._command, **self._child_options)
+            variables = dict(os.environ if self._child_options["env"] is None else self._child_options["env"])
+            for one in self.collectors:
+                prepare = getattr(one, "prepare_environment", None)
+                if prepare is not None:
+                    prepare(variables)
+            self._command_process = HeldCommand(
+                self._command, **(self._child_options | {"env": variables})
+            )
             target = self._command_process.target
             target.follow = self._follow
             return target

@@ -1,4 +1,4 @@
-"""Compile every C file of this room into one shared library, when a source is newer than it.
+"""Compile every C file of this room into one shared library, and every agent into one of its own, when a source is newer.
 
 `python -m workbench.native.build [--force]`; the build of the wheel calls `build` as well.
 """
@@ -14,9 +14,19 @@ from pathlib import Path
 from workbench.errors import MissingCapability
 from workbench.native.library import CORE
 
-__all__ = ("build", "compiler", "sources")
+__all__ = ("agent", "build", "compiler", "sources")
 
-FLAGS = ("-std=c11", "-O2", "-g", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden")
+FLAGS = (
+    "-std=c11",
+    "-O2",
+    "-g",
+    "-fPIC",
+    "-shared",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-fvisibility=hidden",
+)
 HERE = Path(__file__).parent
 
 
@@ -25,7 +35,9 @@ def compiler() -> str:
     for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
         if name and (path := shutil.which(name)):
             return path
-    raise MissingCapability("no C compiler found", "install one (Debian: apt-get install gcc) or set CC")
+    raise MissingCapability(
+        "no C compiler found", "install one (Debian: apt-get install gcc) or set CC"
+    )
 
 
 def sources() -> list[Path]:
@@ -33,15 +45,32 @@ def sources() -> list[Path]:
     return sorted(HERE.glob("*.c"))
 
 
+def agent(name: str) -> Path:
+    """Path of an agent: a small library that is loaded into an observed process."""
+    return HERE / "agents" / f"{name}.so"
+
+
 def build(output: Path = CORE, extra: tuple[str, ...] = (), *, force: bool = False) -> bool:
-    """Compile the core to `output`; returns False when it was up to date."""
-    inputs = [*sources(), *HERE.glob("*.h")]
-    if not force and output.exists() and all(p.stat().st_mtime <= output.stat().st_mtime for p in inputs):
+    """Compile the core to `output` and, with it, the agents; returns False when all was up to date."""
+    headers = [*HERE.glob("*.h"), *HERE.glob("agents/*.h")]
+    made = _compile(output, sources(), headers, extra, force)
+    if output == CORE:
+        for source in sorted(HERE.glob("agents/*.c")):
+            made |= _compile(source.with_suffix(".so"), [source], headers, extra, force)
+    return made
+
+
+def _compile(
+    output: Path, inputs: list[Path], headers: list[Path], extra: tuple[str, ...], force: bool
+) -> bool:
+    newest = max(path.stat().st_mtime for path in [*inputs, *headers])
+    if not force and output.exists() and newest <= output.stat().st_mtime:
         return False
     part = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         subprocess.run(
-            [compiler(), *FLAGS, *extra, "-o", str(part), *map(str, sources()), "-lpthread"], check=True
+            [compiler(), *FLAGS, *extra, "-o", str(part), *map(str, inputs), "-lpthread"],
+            check=True,
         )
         part.replace(output)
     finally:

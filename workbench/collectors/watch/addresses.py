@@ -12,7 +12,6 @@ from workbench.errors import BadSpec, UnknownSymbol
 from workbench.frames.symbols.mappings import parse_maps
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from workbench.collectors.base import Target

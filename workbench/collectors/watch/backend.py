@@ -47,6 +47,8 @@ class Backend(Protocol):
     """Receives hits."""
 
     mode: str
+    token: int
+    """What the events' signal data say (sigtrap), else 0."""
 
     def begin(self, target: Target, sink: Sink) -> None:
         """Before the first event is opened."""

@@ -1,4 +1,4 @@
-"""Machine code around an instruction pointer of a process: from its files, its memory, or what the hit brought along."""
+"""Machine code around an instruction pointer: from the files of a process, its memory, or what the hit brought."""
 
 from __future__ import annotations
 

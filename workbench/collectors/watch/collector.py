@@ -30,6 +30,7 @@ from workbench.collectors.watch.decode import Decoded, Decoder, architecture
 from workbench.collectors.watch.kernel import KernelBackend
 from workbench.collectors.watch.limits import Limits, Turns
 from workbench.collectors.watch.operands import ACCESSES, UNKNOWN, WRITE
+from workbench.collectors.watch.signals import SignalBackend
 from workbench.collectors.watch.slots import SLOTS, Aim, Breakpoints, Place, free_slots, pieces
 from workbench.errors import BadSpec, MissingCapability, NotPermitted, WorkbenchError
 
@@ -171,54 +172,74 @@ class WatchCollector:
             Neither way of receiving hits works here.
         """
         self._sink, self._target = sink, target
+        try:
+            self._arm(target, sink)
+        except BaseException:
+            backend, self._backend = self._backend, None
+            if backend is not None:
+                backend.close()
+            raise
+
+    def _arm(self, target: Target, sink: Sink) -> None:
         architecture()
         self.place = place = locate(target, self.what, self.size)
         everything = pieces(place.address, place.length)
-        self._backend = backend = self._choose_backend(target)
+        own = target.pid == os.getpid()
+        backend = self._backend or self._make_backend(own=own, command=False)
+        self._backend = backend
         aim = Aim(
             self.label,
             writes_only=self.access == "w",
             kernel=self.kernel and backend.mode == "bpf",
             follow=target.follow,
             signal=backend.mode == "sigtrap",
+            token=backend.token,
         )
-        try:
-            turns, first = self._plan(target, everything)
-            self._decoder = Decoder(CodeReader(target.pid), write_only=self.access == "w")
-            backend.begin(target, sink)
-            self._armory = Armory(
-                self.label,
-                backend,
-                Breakpoints(aim, backend.connect),
-                self.limits,
-                turns,
-                self.turn / 1000,
-                values=self.values,
-            )
-            self._armory.begin(target.pids or {target.pid or 0}, first)
-        except BaseException:
-            backend.close()
-            self._backend = None
-            raise
+        turns, first = self._plan(target, everything)
+        self._decoder = Decoder(CodeReader(target.pid), write_only=self.access == "w")
+        backend.begin(target, sink)
+        self._armory = Armory(
+            self.label,
+            backend,
+            Breakpoints(aim, backend.connect),
+            self.limits,
+            turns,
+            self.turn / 1000,
+            values=self.values,
+        )
+        self._armory.begin(target.pids or {target.pid or 0}, first)
 
-    def _choose_backend(self, target: Target) -> Backend:
+    def prepare_environment(self, variables: dict[str, str]) -> None:
+        """Change the environment of a command before it is started: it may have to load the sigtrap agent."""
+        backend = self._make_backend(own=False, command=True)
+        if isinstance(backend, SignalBackend):
+            backend.environment(variables)
+            self._backend = backend
+        else:
+            backend.close()
+
+    def _make_backend(self, *, own: bool, command: bool) -> Backend:
         if self.mode != "sigtrap":
             try:
                 backend = KernelBackend(stacks=self.stacks, copy=self.copy, values=self.values)
                 self._why = "BPF works here" if self.mode == "auto" else "asked for"
                 return backend
             except (NotPermitted, MissingCapability) as error:
-                if self.mode == "bpf" or not self._can_signal(target):
+                if self.mode == "bpf" or not (own or command):
+                    error.hint += (
+                        "; without BPF only this process and commands started here can be watched"
+                    )
                     raise
                 self._why = f"BPF does not work here: {error.message.splitlines()[0]}"
-                _log.warning("%s: using sigtrap: %s", self.label, self._why)
+                _log.warning("%s: hits are taken by signals (sigtrap): %s", self.label, self._why)
         else:
             self._why = "asked for"
-        raise MissingCapability("sigtrap is not there yet")
-
-    @staticmethod
-    def _can_signal(target: Target) -> bool:
-        return bool(target.command) or target.pid == os.getpid()
+        if not (own or command):
+            raise BadSpec(
+                f"{self.label}: mode=sigtrap cannot watch a process that is already running",
+                "start the program as the recording's command, or use mode=bpf as root",
+            )
+        return SignalBackend(stacks=self.stacks, values=self.values, own=own)
 
     def _plan(self, target: Target, everything: list[Place]) -> tuple[Turns | None, list[Place]]:
         """Which places take turns (None: each has its slot), and which are watched first."""
@@ -315,11 +336,13 @@ class WatchCollector:
         backend, armory = self._backend, self._armory
         if backend is None:
             return
-        self._backend = None
         try:
             if armory is not None:
                 armory.close()
                 armory.flush(self._sink)
+            if isinstance(backend, SignalBackend):
+                while (hits := backend.drain(last=True)) is not None:
+                    self.counters.events += self._append(hits)
             losses = backend.losses()
             taken = backend.taken()
             self._sink.append(
@@ -333,6 +356,7 @@ class WatchCollector:
             )
             self._append_overhead(backend.mode, taken)
         finally:
+            self._backend = None
             backend.close()
 
     def _append_overhead(self, mode: str, taken: int) -> None:

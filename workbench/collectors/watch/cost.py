@@ -11,8 +11,8 @@ import numpy as np
 
 from workbench.collectors.watch.kernel import KernelBackend
 from workbench.collectors.watch.limits import UNLIMITED
+from workbench.collectors.watch.signals import SignalBackend
 from workbench.collectors.watch.slots import Aim, Place
-from workbench.errors import MissingCapability
 from workbench.kernel import perf
 from workbench.native.library import load
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ("hit_cost",)
 
-_BATCHES, _STORES = 25, 20
+_BATCHES, _STORES = 60, 8
 
 
 @cache
@@ -36,7 +36,7 @@ def hit_cost(mode: str, *, stacks: str, copy: int, values: bool) -> tuple[float,
     if mode == "bpf":
         backend: Backend = KernelBackend(stacks=stacks, copy=copy, values=values)
     else:
-        raise MissingCapability("the cost of this mode is not calibrated")
+        backend = SignalBackend(stacks=stacks, values=values, own=True)
     try:
         times = _measure(backend)
     finally:
@@ -51,7 +51,7 @@ def _measure(backend: Backend) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     times = np.zeros(_BATCHES + 1, np.uint64)
     backend.watch(0, place)
     backend.allow(UNLIMITED, UNLIMITED)
-    aim = Aim("calibration", signal=backend.mode == "sigtrap")
+    aim = Aim("calibration", signal=backend.mode == "sigtrap", token=backend.token)
     event = perf.open_event(aim.attributes(place, disabled=True), pid=threading.get_native_id())
     try:
         backend.connect(event)

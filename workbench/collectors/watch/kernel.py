@@ -41,6 +41,7 @@ class KernelBackend:
     """
 
     mode = "bpf"
+    token = 0
 
     def __init__(self, *, stacks: str, copy: int, values: bool) -> None:
         self._obj = builtin("watch")
@@ -118,7 +119,7 @@ class KernelBackend:
         if not len(records):
             return None
         head = records.head(self._dtype)
-        columns = {
+        columns: dict[str, NDArray[Any]] = {
             "time": head["time"].astype(np.int64),
             **{name: head[name].astype(np.int32) for name in ("pid", "tid", "cpu")},
             **{

@@ -72,6 +72,8 @@ class Aim:
     kernel: bool = False
     follow: bool = True
     signal: bool = False
+    token: int = 0
+    """With `signal`: which watch the signal belongs to, 24 bits."""
 
     def attributes(self, place: Place, *, disabled: bool) -> perf.EventAttributes:
         """The attributes of an event at `place`."""
@@ -89,7 +91,7 @@ class Aim:
             breakpoint_type=WRITES if self.writes_only else READS_AND_WRITES,
             config1=place.address,
             config2=place.size,
-            signal_data=place.size,
+            signal_data=self.token << 8 | place.size,
         )
 
 
