@@ -149,6 +149,21 @@ def test_heat_map_counts_every_row(recording: FrameSet) -> None:
         assert mesh.get_array().sum() == len(recording.frame(frame))
 
 
+def test_far_apart_addresses_get_rows_of_their_own(recording: FrameSet) -> None:
+    faults = recording.frame("faults").copy()
+    heap, stack = 0x5555_0000_0000, 0x7FFF_FFFF_0000
+    faults["address"] = np.where(np.arange(len(faults)) % 3, faults["address"], heap)
+    faults.loc[faults.index[:5], "address"] = np.uint64(stack)
+    figure = plot.heatmap(FrameSet("r", {"faults": faults}))
+    labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    address = faults["address"]
+    middle = hex(address[(address > heap) & (address < stack)].min())
+    assert [label.split(",")[0] for label in labels] == [hex(heap), middle, hex(stack)]
+    mesh = next(one for one in figure.axes[0].collections if isinstance(one, QuadMesh))
+    assert mesh.get_array().sum() == len(faults)
+    pixels(figure)
+
+
 def test_top_lists_self_and_total(recording: FrameSet) -> None:
     table = plot.top(recording, rows=100)
     assert list(table.columns) == ["function", "module", "self", "total", "self %", "total %"]

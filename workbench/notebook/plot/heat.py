@@ -11,7 +11,7 @@ from workbench.errors import MissingFrame
 from workbench.frames.view import codes, optional_frame
 from workbench.notebook.plot.flame import fit
 from workbench.notebook.plot.lanes import begin_of
-from workbench.notebook.plot.style import Chart, chart, duration_text, tidy
+from workbench.notebook.plot.style import INK, Chart, chart, duration_text, tidy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +27,7 @@ HEAT = (
     "a sloped one a sweep."
 )
 FRAMES = ("samples", "faults", "watches", "calls", "offcpu", "gpu_calls")
+MAX_REGIONS, MIN_GAP = 8, 32 << 20
 NATURAL = {"faults": "address", "offcpu": "duration", "gpu_calls": "duration", "calls": "duration"}
 WORDS = {"samples": "samples", "faults": "faults", "watches": "hits", "offcpu": "waits"}
 
@@ -39,6 +40,8 @@ class _Cells:
     names: tuple[str, ...] = ()
     limits: tuple[float, ...] = ()
     logarithmic: bool = False
+    regions: tuple[tuple[int, str], ...] = ()
+    """First row and label of each part of an address space; `limits` are row numbers then."""
 
 
 def _named(values: pd.Series[Any], column: NDArray[np.int64], bins: int, top: int) -> _Cells:
@@ -70,6 +73,34 @@ def _numeric(
     counts = np.zeros((rows, bins))
     np.add.at(counts, (row, column), 1)
     return _Cells(counts, (), tuple(limits.tolist()), logarithmic)
+
+
+def _regions(values: NDArray[np.uint64]) -> list[tuple[int, int]]:
+    """Parts of the address space in use, as (first, last) address: at most eight, cut at the widest gaps."""
+    used = np.unique(values)
+    gaps = used[1:] - used[:-1]
+    widest = np.sort(gaps)[-MAX_REGIONS] if len(gaps) >= MAX_REGIONS else np.uint64(0)
+    cut = np.flatnonzero((gaps > widest) & (gaps > MIN_GAP))
+    first, last = used[np.r_[0, cut + 1]], used[np.r_[cut, len(used) - 1]]
+    return list(zip(first.tolist(), last.tolist(), strict=True))
+
+
+def _addresses(values: NDArray[np.uint64], column: NDArray[np.int64], bins: int) -> _Cells:
+    """Heap, libraries and stack lie terabytes apart: each part gets rows of its own, the gaps get none."""
+    regions = _regions(values)
+    spans = np.array([high - low + 1 for low, high in regions], dtype=np.float64)
+    rows = np.maximum(4, np.rint(spans / spans.sum() * 60)).astype(int)
+    row = np.zeros(len(values), dtype=np.int64)
+    marks, base = [], 0
+    for (low, high), count in zip(regions, rows.tolist(), strict=True):
+        mine = np.flatnonzero((values >= low) & (values <= high))
+        inside = (values[mine] - np.uint64(low)).astype(np.float64)
+        row[mine] = base + np.minimum(inside / (high - low + 1) * count, count - 1).astype(np.int64)
+        marks.append((base, f"{low:#x}, {_size(high - low + 1)}"))
+        base += count
+    counts = np.zeros((base, bins))
+    np.add.at(counts, (row, column), 1)
+    return _Cells(counts, (), tuple(map(float, range(base + 1))), regions=tuple(marks))
 
 
 def _column(recording: RecordingView, frame: str, y: str | None) -> tuple[pd.DataFrame, str]:
@@ -135,7 +166,9 @@ def heatmap(
     edges = np.linspace(0, max(float(time.max()), 1e-6) * (1 + 1e-9), bins + 1)
     column = np.clip(np.searchsorted(edges, time, side="right") - 1, 0, bins - 1)
     values = table[y]
-    if values.dtype.kind in "iuf" if isinstance(values.dtype, np.dtype) else False:
+    if y in ("address", "ip"):
+        cells = _addresses(values.to_numpy(np.uint64), column, bins)
+    elif isinstance(values.dtype, np.dtype) and values.dtype.kind in "iuf":
         cells = _numeric(values.to_numpy(), column, bins, logarithmic=y == "duration")
     else:
         cells = _named(values, column, bins, top)
@@ -186,12 +219,11 @@ def _rows(axes: Any, cells: _Cells, y: str) -> None:
     if cells.logarithmic:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: duration_text(value)))
-    elif y in ("address", "ip"):
-        low, high = int(cells.limits[0]), int(cells.limits[-1])
-        step = 1 << ((high - low) // 6).bit_length()
-        ticks = range(low, high, step)
-        axes.set_yticks(ticks, [f"+{_size(at - low)}" for at in ticks])
-        axes.set_ylabel(f"{y}, from {low:#x}")
+    elif cells.regions:
+        axes.set_yticks([row for row, _ in cells.regions], [label for _, label in cells.regions])
+        for row, _ in cells.regions[1:]:
+            axes.axhline(row, color=INK, linewidth=0.6)
+        axes.set_ylabel(f"{y} (start and size of each part; gaps left out)")
         return
     axes.set_ylabel(y)
 

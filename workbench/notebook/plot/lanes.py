@@ -212,7 +212,9 @@ def _draw(
                 (start[mine & lasts] - zero) / 1e9, (end[mine & lasts] - zero) / 1e9, pixel
             )
             boxes = list(zip(left, np.maximum(right - left, pixel), strict=True))
-            axes.broken_barh(boxes, (y, thick * 0.8), color=layer.color, linewidth=0)
+            # Without snapping to whole pixels, which would drop most bars thinner than one.
+            look: dict[str, Any] = {"color": layer.color, "linewidth": 0.3, "snap": False}
+            axes.broken_barh(boxes, (y, thick * 0.8), **look)
             # One tick per pixel at most: more could not be seen and make a PDF huge.
             at = np.unique(np.round((start[mine & ~lasts] - zero) / 1e9 / pixel)) * pixel
             axes.vlines(at, y, y + thick * 0.8, color=layer.color, linewidth=0.6)
