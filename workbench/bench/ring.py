@@ -6,7 +6,6 @@ BPF_PROG_TEST_RUN at the kernel's full rate for one core; records are 40 bytes (
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import threading
 import time
@@ -100,13 +99,14 @@ def _counted_losses(loaded: Loaded, ring: Ring, reader: ColumnReader) -> tuple[i
     return runs * PER_RUN, received + dropped
 
 
-def _bcc() -> float | None:
-    """bcc's per-event callback, records per second; None where bcc is not installed."""
-    with contextlib.suppress(WorkbenchError, ImportError):
-        from workbench.bench.ring_bcc import callback_rate
+def _bcc() -> tuple[float | None, str]:
+    """bcc's per-event callback, records per second; None and why where bcc does not work here."""
+    from workbench.bench.ring_bcc import callback_rate
 
-        return callback_rate()
-    return None
+    try:
+        return callback_rate(), ""
+    except WorkbenchError as error:
+        return None, error.message.splitlines()[0]
 
 
 def run() -> BenchResult:
@@ -121,7 +121,7 @@ def run() -> BenchResult:
             offered, accounted = _counted_losses(loaded, ring, reader)
         finally:
             ring.close()
-    bcc = _bcc()
+    bcc, why_not = _bcc()
     ours, memcpy = statistics.median(columns), statistics.median(copies)
     ratios = sorted(a / b for a, b in zip(columns, copies, strict=True))
     rows = [
@@ -158,5 +158,5 @@ def run() -> BenchResult:
         )
         checks.insert(1, Check.at_least("ring to columns / bcc", ours / bcc, 50))
     else:
-        rows.append(Row("bcc", float("nan"), "not installed on this machine, not compared"))
+        rows.append(Row("bcc", float("nan"), f"not compared: {why_not}"))
     return BenchResult("ring", tuple(rows), tuple(checks))
