@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from workbench.errors import BadSpec
+from workbench.errors import BadSpec, MissingCapability
 from workbench.runs.experiment import Experiment, load_experiment
 from workbench.runs.result import RunResult
 from workbench.runs.source import SOURCES, shortfall
@@ -50,6 +50,10 @@ def run(
     ------
     BadSpec
         The experiment file, the source or a recording to replay is wrong.
+    MissingCapability
+        A live run was asked for and this machine lacks what the experiment needs.
+    RunFailed
+        The output folder is in use or cannot be written. (A notebook that fails is a result, not an error.)
     Interrupted
         SIGINT or SIGTERM.
     """
@@ -89,6 +93,11 @@ def output_directory(output: str | os.PathLike[str] | None, default: str, say: S
 def _choose(one: Experiment, source: str, say: Say) -> str:
     if source not in SOURCES:
         raise BadSpec(f"source is {source!r}", f"it is one of {', '.join(SOURCES)}")
+    if source == "live" and (why := shortfall(one.needs)):
+        raise MissingCapability(
+            f"{one.name} cannot be recorded live on this machine: {why}",
+            "`workbench doctor` tells what to do about it; --replay uses the experiment's recordings",
+        )
     if source != "auto":
         return source
     if not one.needs:

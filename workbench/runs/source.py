@@ -91,7 +91,9 @@ def record_or_load(
 
     Examples
     --------
-    >>> rec = wb.record_or_load(recording, lambda: wb.record("cpu", command=["./server"]), source=source)
+    >>> def live():
+    ...     return wb.record("cpu:999", command=["./server"]).run()
+    >>> rec = wb.record_or_load(recording, live, source=source)
     """
     where, why = resolve(source, needs)
     if where == "live":

@@ -11,11 +11,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from workbench.errors import RunFailed
+from workbench.errors import MissingCapability, RunFailed
 from workbench.runs.cache import Keys, versions
 from workbench.runs.claims import Value, check, claimed
 from workbench.runs.experiment import Experiment, Point
@@ -29,6 +30,7 @@ from workbench.runs.source import OUTPUT_VARIABLE, SOURCE_VARIABLE
 
 __all__ = ("Task", "execute", "say_on_stderr")
 
+_PACKAGES = ("papermill", "ipykernel", "nbconvert")
 _SIGNAL_POLL = 0.1  # seconds between looks for a signal while notebooks run
 _QUIET_SWEEP = 10.0  # seconds into a run of a sweep before its cells are reported one by one
 
@@ -67,15 +69,28 @@ def execute(
 
     Raises
     ------
+    MissingCapability
+        The packages that execute notebooks are not installed.
     RunFailed
-        Another run writes into `folder`.
+        Another run writes into `folder`, or it cannot be written.
     Interrupted
         SIGINT or SIGTERM (in the main thread): running notebooks were interrupted, saved and their kernels ended.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
+        raise MissingCapability(
+            f"notebooks cannot be executed: {', '.join(missing)} not installed",
+            "pip install 'bpf-workbench[notebook]'",
+        )
     sweep = _Sweep(tasks, force, workers, say)
-    with exclusive_folder(folder):
-        exit_status = sweep.run()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with exclusive_folder(folder):
+            exit_status = sweep.run()
+    except OSError as error:
+        raise RunFailed(
+            f"cannot write the outputs into {folder}: {error.strerror}",
+            "choose another folder with -o; what was finished is kept",
+        ) from error
     result = RunResult(title, folder, sweep.results())
     if exit_status:
         raise Interrupted(result, exit_status)

@@ -160,6 +160,25 @@ def test_stopped_and_resumed(
     assert states(result(done)) == [("completed", True), ("completed", False), ("completed", False)]
 
 
+def test_a_second_interrupt_kills(
+    experiment: Path, notebook: NotebookMaker, announcement: Announcement, tmp_path: Path
+) -> None:
+    ignores = "import ctypes, signal; signal.pthread_sigmask(signal.SIG_BLOCK, [2]); ctypes.PyDLL(None).sleep(300)"
+    source = notebook(announcement.cell(ignores), "1")
+    experiment.write_text(f"notebook: {source.name}\n")
+    runner = start()
+    kernel = announcement.wait()
+    runner.send_signal(signal.SIGINT)
+    assert runner.stderr is not None
+    assert "once more kills them" in runner.stderr.readline()
+    runner.send_signal(signal.SIGINT)
+    runner.communicate()
+    assert runner.returncode == 130
+    assert died(kernel)
+    nb = nbformat.read(tmp_path / "out" / "runs" / "e" / "question.ipynb", 4)
+    assert statuses(nb) == ["failed", "skipped"] and nb.cells[0].outputs[-1].ename == "RunnerKilled"
+
+
 def test_killed(experiment: Path, notebook: NotebookMaker, announcement: Announcement, tmp_path: Path) -> None:
     """SIGKILL to the command: its worker notices, saves true statuses and takes the kernel along."""
     source = notebook(announcement.cell("import time\ntry: time.sleep(300)\nfinally: print('detached')"), "1")
@@ -201,6 +220,12 @@ def test_live_runs_take_turns(experiment: Path, notebook: NotebookMaker, tmp_pat
         runner = start("--live", "--json")
         assert runner.stderr is not None
         assert "waiting for another live run" in runner.stderr.readline()
+        waiting = start("--live", "-o", "elsewhere")
+        assert waiting.stderr is not None
+        assert "waiting for another live run" in waiting.stderr.readline()
+        waiting.send_signal(signal.SIGINT)
+        waiting.communicate()
+        assert waiting.returncode == 130, "waiting for its turn can be interrupted"
         busy = command("--live")
         assert busy.returncode == 1 and "another run (pid" in busy.stderr, "one run at a time per folder"
     output, _ = runner.communicate()
@@ -245,3 +270,18 @@ def test_from_python_inside_a_running_loop(
     assert found.ok
     assert found.frame()[["n", "twice", "status"]].values.tolist() == [[1, 2, "completed"], [2, 4, "completed"]]
     assert "[2/2]" in capsys.readouterr().err
+
+
+def test_live_where_the_machine_cannot(experiment: Path, notebook: NotebookMaker) -> None:
+    """A capability that no machine has both ways: what `auto` chooses follows what the doctor finds."""
+    from workbench import host
+
+    able = host.check("fentry").ok
+    source = notebook("1", parameters="source = 'auto'")
+    experiment.write_text(f"notebook: {source.name}\nneeds: [fentry]\n")
+    done = command("--json")
+    assert result(done)["points"][0]["source"] == ("live" if able else "replay")
+    if not able:
+        assert "this machine cannot record it live (fentry: " in done.stderr
+        refused = command("--live")
+        assert refused.returncode == 3 and "cannot be recorded live on this machine: fentry" in refused.stderr
