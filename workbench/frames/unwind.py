@@ -23,6 +23,11 @@ fails. 16 KiB hold the stacks of most programs; a chain cut by the copy has stat
 Columns for `Unwinder.unwind` then are views into the ring's records: `registers` with ip, sp, fp (and lr), `stacks`
 the ring bytes themselves as one flat uint8 array, `offsets` where in it each `stack` field begins, `lengths` its
 `stack_length`.
+
+Return probes (uretprobe) of any tool replace return addresses in the stack by that of a trampoline in the mapping
+``[uprobes]``; a chain ends there unless the originals are given as `returns`. They are in the list
+``task->utask->return_instances`` (``struct return_instance``: field ``orig_ret_vaddr`` of every entry that is not
+``chained``, following ``next``), innermost first.
 """
 
 from __future__ import annotations
@@ -45,6 +50,7 @@ from workbench.native.unwind import (
     FRAME_POINTER,
     LAZY,
     MAPPING,
+    RETURN_PROBES,
     WANTED,
     X86_64,
     Status,
@@ -193,7 +199,7 @@ class Unwinder:
         if entries:
             mappings["start"] = [entry[0] for entry in entries]
             mappings["end"] = [entry[1] for entry in entries]
-            mappings["flags"] = LAZY
+            mappings["flags"] = [RETURN_PROBES if entry[3] == "[uprobes]" else LAZY for entry in entries]
         process = _Process(mappings, entries, [None] * len(entries))
         if (earlier := self._processes.get(pid)) is not None:
             known = {entry: i for i, entry in enumerate(earlier.entries)}
@@ -252,6 +258,7 @@ class Unwinder:
         stacks: NDArray[np.uint8],
         offsets: NDArray[np.int64],
         lengths: NDArray[np.int32],
+        returns: NDArray[np.uint64] | None = None,
     ) -> Unwound:
         """Call chains of a batch of samples.
 
@@ -266,6 +273,8 @@ class Unwinder:
             Begin of each sample's stack bytes in `stacks`.
         lengths : int32, shape (n,)
             Bytes copied, the first from address sp.
+        returns : uint64, shape (n, k), optional
+            Original return addresses of functions with a return probe, see above.
 
         Raises
         ------
@@ -280,7 +289,14 @@ class Unwinder:
                 "pass one of each per sample",
             )
         parts = [
-            self._chunk(pids[part], values[part], stacks, offsets[part], lengths[part])
+            self._chunk(
+                pids[part],
+                values[part],
+                stacks,
+                offsets[part],
+                lengths[part],
+                None if returns is None else returns[part],
+            )
             for part in (slice(i, i + CHUNK) for i in range(0, n, CHUNK))
         ]
         if len(parts) == 1:
@@ -298,6 +314,7 @@ class Unwinder:
         stacks: NDArray[np.uint8],
         offsets: NDArray[np.int64],
         lengths: NDArray[np.int32],
+        returns: NDArray[np.uint64] | None,
     ) -> Unwound:
         unique, inverse = np.unique(pids, return_inverse=True)
         space_of: NDArray[np.int32] = inverse.astype(np.int32)
@@ -321,6 +338,7 @@ class Unwinder:
                     lengths,
                     self.machine,
                     self.max_depth,
+                    returns,
                 )
             )
             reasons = found.status & ~np.uint8(FRAME_POINTER)
@@ -356,7 +374,7 @@ class Unwinder:
         for i in wanted.tolist():
             start, end, offset, *_ = process.entries[i]
             table = self._table(pid, process.entries[i])
-            process.mappings["flags"][i] = 0
+            process.mappings["flags"][i] &= ~np.uint32(LAZY | WANTED)
             if table is not None and table.machine == self.machine and len(table.rows):
                 process.tables[i] = table
                 process.mappings["bias"][i] = table.bias(start, offset, end - start)

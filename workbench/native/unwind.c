@@ -25,7 +25,11 @@ enum wb_unwind_status {
 };
 enum { WB_UNWIND_FRAME_POINTER = 0x10 }; /* added: some step followed the frame pointer for lack of a table row */
 
-enum { WB_MAPPING_LAZY = 1, WB_MAPPING_WANTED = 2 };
+enum {
+    WB_MAPPING_LAZY = 1,
+    WB_MAPPING_WANTED = 2,
+    WB_MAPPING_RETURN_PROBES = 4,     /* the kernel's page that probed functions return to */
+};
 
 struct wb_unwind_mapping {
     uint64_t start, end;              /* run-time addresses, end exclusive */
@@ -60,6 +64,10 @@ struct cached {
 struct frame {
     uint64_t ip, sp, fp, lr;
     bool exact;                           /* ip is an instruction that ran, not a return address */
+};
+
+struct returns {
+    const uint64_t *at, *end;             /* what return probes replaced, innermost first; 0 ends it early */
 };
 
 struct stack {
@@ -195,8 +203,26 @@ static enum wb_unwind_status step_by_frame_pointer(struct stack *stack, struct f
     return WB_UNWIND_DEPTH;
 }
 
+/* The kernel replaces the return address of a function with a return probe by that of its trampoline; put the original
+ * back. The trampoline is at the very start of its mapping, so the address before it says nothing. */
+static struct found lookup_caller(struct cached *cache, const struct wb_unwind_space *space, struct frame *frame,
+                                  struct returns *returns)
+{
+    for (;;) {
+        struct found found = lookup(cache, space, frame->ip - 1);
+        if (found.mapping && !(found.mapping->flags & WB_MAPPING_RETURN_PROBES))
+            return found;
+        struct found probe = lookup(cache, space, frame->ip);
+        if (!probe.mapping || !(probe.mapping->flags & WB_MAPPING_RETURN_PROBES))
+            return found;
+        if (returns->at == returns->end || !*returns->at)
+            return probe;
+        frame->ip = *returns->at++;
+    }
+}
+
 static uint8_t unwind(struct cached *cache, const struct wb_unwind_space *space, struct frame frame, struct stack *stack,
-                      bool arm, int32_t max_depth, uint64_t *out, int32_t *length)
+                      struct returns returns, bool arm, int32_t max_depth, uint64_t *out, int32_t *length)
 {
     bool by_frame_pointer = false, ever = false;
     enum wb_unwind_status status = WB_UNWIND_DEPTH;
@@ -204,10 +230,15 @@ static uint8_t unwind(struct cached *cache, const struct wb_unwind_space *space,
     if (!frame.ip && !frame.sp)
         status = WB_UNWIND_COMPLETE; /* a kernel thread: no user registers */
     while (depth < max_depth && status == WB_UNWIND_DEPTH) {
+        struct found found =
+            frame.exact ? lookup(cache, space, frame.ip) : lookup_caller(cache, space, &frame, &returns);
         uint64_t at = frame.exact ? frame.ip : frame.ip - 1;
-        struct found found = lookup(cache, space, at);
         if (!found.mapping && by_frame_pointer) {
             status = WB_UNWIND_NO_MAPPING; /* the frame pointer was none: do not report where it led */
+            break;
+        }
+        if (!frame.exact && found.mapping && (found.mapping->flags & WB_MAPPING_RETURN_PROBES)) {
+            status = WB_UNWIND_UNSUPPORTED; /* who called it is not known; the trampoline did not */
             break;
         }
         out[depth++] = at;
@@ -233,18 +264,20 @@ static uint8_t unwind(struct cached *cache, const struct wb_unwind_space *space,
  * registers: n rows of `columns` words: ip, sp, fp and, with 4 columns, the link register of aarch64.
  * Sample i belongs to spaces[space_of[i]]; its stack bytes, from sp upward, are stacks[offsets[i]] to
  * stacks[offsets[i] + lengths[i] - 1]. Addresses are written end to end, at most max_depth per sample, so `addresses`
- * has room for n * max_depth. Returns the number of addresses, -1 when memory is short, -2 for arguments that
+ * has room for n * max_depth. `returns` (may be NULL): n rows of `return_columns` words, the original return addresses
+ * that return probes replaced in the stack, innermost first, ended by 0. Returns the number of addresses, -1 when memory is short, -2 for arguments that
  * contradict each other (nothing is written then).
  */
 WB_EXPORT int64_t wb_unwind_batch(const struct wb_unwind_space *spaces, int64_t space_count, int64_t n,
                                   const int32_t *space_of, const uint64_t *registers, int64_t columns,
                                   const uint8_t *stacks, uint64_t stacks_length, const int64_t *offsets,
-                                  const int32_t *lengths, uint32_t machine, int32_t max_depth, uint64_t *addresses,
-                                  int32_t *out_lengths, uint8_t *status)
+                                  const int32_t *lengths, const uint64_t *returns, int64_t return_columns,
+                                  uint32_t machine, int32_t max_depth, uint64_t *addresses, int32_t *out_lengths,
+                                  uint8_t *status)
 {
     bool arm = machine == WB_MACHINE_AARCH64;
     uint64_t used = 0;
-    if (n < 0 || columns < 3 || max_depth < 1)
+    if (n < 0 || columns < 3 || max_depth < 1 || return_columns < 0)
         return -2;
     for (int64_t i = 0; i < n; i++)
         if (space_of[i] < 0 || space_of[i] >= space_count || offsets[i] < 0 || lengths[i] < 0 ||
@@ -259,7 +292,10 @@ WB_EXPORT int64_t wb_unwind_batch(const struct wb_unwind_space *spaces, int64_t 
         struct stack stack = {.bytes = stacks + offsets[i], .base = r[1], .length = (uint64_t)lengths[i]};
         if (stack.base > UINT64_MAX - stack.length)
             stack.length = 0;
-        status[i] = unwind(cache, &spaces[space_of[i]], frame, &stack, arm, max_depth, addresses + used,
+        struct returns replaced = {NULL, NULL};
+        if (returns)
+            replaced = (struct returns){returns + i * return_columns, returns + (i + 1) * return_columns};
+        status[i] = unwind(cache, &spaces[space_of[i]], frame, &stack, replaced, arm, max_depth, addresses + used,
                            &out_lengths[i]);
         used += (uint64_t)out_lengths[i];
     }

@@ -23,6 +23,7 @@ __all__ = (
     "FRAME_POINTER",
     "LAZY",
     "MAPPING",
+    "RETURN_PROBES",
     "ROW",
     "WANTED",
     "X86_64",
@@ -64,8 +65,8 @@ MAPPING = np.dtype(
 )
 """One executable mapping; `rows` is the address of `count` rows (0: none), `bias` run-time minus file address."""
 
-LAZY, WANTED = 1, 2
-"""Mapping flags: the table can be loaded; an unwind met this mapping and needs it."""
+LAZY, WANTED, RETURN_PROBES = 1, 2, 4
+"""Mapping flags: the table can be loaded; an unwind met this mapping and needs it; probed functions return to it."""
 
 FRAME_POINTER = 0x10
 """Added to a `Status`: some step followed the frame pointer because no table covers the address."""
@@ -147,7 +148,7 @@ def _core() -> Any:
         (
             "wb_unwind_batch",
             i64,
-            (array, i64, i64, *[array] * 2, i64, array, u64, *[array] * 2, u32, i32, *[array] * 3),
+            (array, i64, i64, *[array] * 2, i64, array, u64, *[array] * 3, i64, u32, i32, *[array] * 3),
         ),
     ):
         function = getattr(core, name)
@@ -204,6 +205,7 @@ def unwind_batch(
     lengths: NDArray[np.int32],
     machine: int,
     max_depth: int,
+    returns: NDArray[np.uint64] | None = None,
 ) -> tuple[NDArray[np.uint64], NDArray[np.int32], NDArray[np.uint8]]:
     """Call chains of a batch of samples.
 
@@ -226,6 +228,9 @@ def unwind_batch(
         `X86_64` or `AARCH64`.
     max_depth : int
         Most addresses per sample.
+    returns : uint64, shape (n, k), optional
+        Original return addresses of functions with a return probe, innermost first, ended by 0: the kernel has
+        replaced them in the stack by an address in the mapping flagged `RETURN_PROBES`.
 
     Returns
     -------
@@ -253,6 +258,10 @@ def unwind_batch(
             f"{offsets.shape} offsets and {lengths.shape} lengths",
             "one space, offset and length per row of registers",
         )
+    if returns is not None:
+        returns = np.ascontiguousarray(returns, np.uint64)
+        if returns.ndim != 2 or len(returns) != n:
+            raise BadSpec(f"original return addresses of shape {returns.shape}", f"pass {n} rows of them")
     if any(space.dtype != MAPPING or not space.flags.c_contiguous for space in spaces):
         raise BadSpec("mappings of another layout", "make them with dtype workbench.native.unwind.MAPPING")
     table = np.array([(space.ctypes.data, len(space)) for space in spaces], "<u8").reshape(-1, 2)
@@ -270,6 +279,8 @@ def unwind_batch(
         stacks.size,
         offsets.ctypes.data,
         lengths.ctypes.data,
+        None if returns is None else returns.ctypes.data,
+        0 if returns is None else returns.shape[1],
         machine,
         max_depth,
         addresses.ctypes.data,

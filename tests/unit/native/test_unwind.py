@@ -14,6 +14,7 @@ from workbench.native.unwind import (
     FRAME_POINTER,
     LAZY,
     MAPPING,
+    RETURN_PROBES,
     ROW,
     SIGNAL,
     WANTED,
@@ -68,6 +69,7 @@ def one(
     machine: int = X86_64,
     lr: int = 0,
     max_depth: int = 16,
+    returns: list[int] | None = None,
 ) -> tuple[list[int], int]:
     stack = np.frombuffer(struct.pack(f"<{len(words)}Q", *words), np.uint8)
     addresses, lengths, status = unwind_batch(
@@ -79,6 +81,7 @@ def one(
         np.array([len(stack)], np.int32),
         machine,
         max_depth,
+        None if returns is None else np.array([returns], np.uint64),
     )
     assert lengths[0] == len(addresses)
     return addresses.tolist(), int(status[0])
@@ -180,6 +183,27 @@ def test_signal_frame_gives_the_exact_interrupted_address() -> None:
     assert got == ([at(LEAF), at(trampoline) - 1, at(LEAF), at(OUTER)], Status.COMPLETE)
 
 
+def test_return_probes_are_undone() -> None:
+    trampoline = JIT  # at the very start of its mapping
+    mappings = space()
+    mappings["flags"][1] = RETURN_PROBES
+    words = [trampoline, 0, 0, 0, trampoline]
+    whole = [at(LEAF), at(MIDDLE + 4), at(OUTER + 8)]
+    originals = [at(MIDDLE + 5), at(OUTER + 9)]
+    assert one(at(LEAF), words, mappings=mappings, returns=[*originals, 0]) == (whole, Status.COMPLETE)
+    assert one(at(LEAF), words, mappings=mappings, returns=originals) == (whole, Status.COMPLETE)
+    # without them, or with too few, the chain ends at the trampoline
+    assert one(at(LEAF), words, mappings=mappings) == ([at(LEAF)], Status.UNSUPPORTED)
+    got = one(at(LEAF), words, mappings=mappings, returns=[originals[0], 0, originals[1]])
+    assert got == (whole[:2], Status.UNSUPPORTED)
+    # other unknown addresses do not use them up
+    got = one(at(LEAF), [0x1234], mappings=mappings, returns=originals)
+    assert got == ([at(LEAF), 0x1233], Status.NO_MAPPING)
+    # a trampoline that leads to itself
+    got = one(at(LEAF), words, mappings=mappings, returns=[trampoline, trampoline, *originals])
+    assert got == (whole, Status.COMPLETE)
+
+
 def test_lazy_table_is_asked_for() -> None:
     mappings = space(None, LAZY)
     assert one(at(LEAF), [at(OUTER + 1)], mappings=mappings) == ([at(LEAF)], Status.WANTS_TABLE)
@@ -230,6 +254,8 @@ def test_batch_of_two_processes_and_what_it_refuses() -> None:
         ("registers", registers[0]),
         ("lengths", np.zeros(3, np.int32)),
         ("spaces", [np.zeros(1, np.uint64)]),
+        ("returns", np.zeros((3, 2), np.uint64)),
+        ("returns", np.zeros(4, np.uint64)),
     ):
         with pytest.raises(BadSpec):
             unwind_batch(**{**arguments, name: value})  # type: ignore[arg-type]
@@ -271,7 +297,7 @@ for turn in range(400):
         mappings = np.zeros(random.choice((0, 1, 4)), MAPPING)
         for i in range(len(mappings)):
             mappings[i] = (i * 1000 + 10, i * 1000 + 1000, random.choice((0, 10, 2**63)),
-                           rows.ctypes.data if len(rows) else 0, len(rows), random.choice((0, 1)), 0)
+                           rows.ctypes.data if len(rows) else 0, len(rows), random.choice((0, 1, 4)), 0)
         spaces.append(mappings)
     n = 40
     size = random.choice((0, 7, 8, 333, 4096))
@@ -290,7 +316,8 @@ for turn in range(400):
     depth = random.choice((1, 5, 100))
     addresses, found, status = unwind_batch(
         spaces, generator.integers(0, 2, n).astype(np.int32), registers, stacks, offsets, lengths,
-        random.choice((X86_64, AARCH64)), depth)
+        random.choice((X86_64, AARCH64)), depth,
+        None if turn % 2 else generator.integers(0, 4000, (n, turn % 5), np.uint64))
     assert found.sum() == len(addresses) and (found >= 0).all() and (found <= depth).all()
     for value in (status & 0x0F).tolist():
         counts[Status(value).name] = counts.get(Status(value).name, 0) + 1
