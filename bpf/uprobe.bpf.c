@@ -18,6 +18,7 @@
 
 enum event { ENTRY, RETURN, CALL, MARK };
 enum source { NOWHERE, REGISTER, MEMORY, CONSTANT };
+enum { FUNCTION_START = 1 };
 enum { SIGNED = 1, STRING = 2, INDEXED = 4 };
 
 struct argument {
@@ -28,8 +29,7 @@ struct argument {
 
 struct site {
 	struct argument arguments[MAX_ARGUMENTS];
-	__u32 count;
-	__u32 reserved;
+	__u32 count, flags;
 };
 
 struct hit {
@@ -183,6 +183,16 @@ struct pt_regs___uprobe {
 #else
 #error "the calling convention of this architecture is not described here"
 #endif
+
+static __always_inline long read_caller(void *ctx, __u64 *caller)
+{
+#if RETURN_ADDRESS
+	return bpf_probe_read_user(caller, 8, (void *)SP(ctx));
+#else
+	*caller = ((struct pt_regs___uprobe *)ctx)->regs[30];
+	return 0;
+#endif
+}
 
 static __always_inline __u64 register_at(void *ctx, __u16 offset)
 {
@@ -366,6 +376,26 @@ static __always_inline void zero_text(char *text)
 	}
 }
 
+/* At a function's first instruction the frame pointer is still the caller's: its chain lacks the caller itself, whose
+ * return address is on top of the stack or in the link register. Newer kernels know that for some prologues. */
+static __always_inline __u32 add_caller(void *ctx, struct stack_head *stack, __u8 *tail, __u32 used)
+{
+	__u64 caller = 0;
+	long n;
+
+	if (stack->user_frames < 1 || read_caller(ctx, &caller))
+		return used;
+	if (stack->user_frames > 1 && ((__u64 *)tail)[1] == caller)
+		return used;
+	n = bpf_get_stack(ctx, tail + 8, FRAME_BYTES - 8, BPF_F_USER_STACK);
+	if (n < 8)
+		return used;
+	((__u64 *)tail)[0] = IP(ctx);
+	((__u64 *)tail)[1] = caller;
+	stack->user_frames = n / 8 + 1;
+	return n + 8;
+}
+
 /* Send one hit. `entered` is what the entry of a joined call left, with its strings in `text`. */
 static __always_inline void emit(void *ctx, __u32 id, const struct site *site, __u64 who, __u32 event,
 				 struct entry *entered, struct strings *texts, __u64 now)
@@ -443,6 +473,8 @@ static __always_inline void emit(void *ctx, __u32 id, const struct site *site, _
 			used += 8;
 		} else {
 			used = capture_stack(ctx, stack, tail);
+			if (event == ENTRY && site && (site->flags & FUNCTION_START) && !stack->copied)
+				used = add_caller(ctx, stack, tail, used);
 		}
 		if (used > STACK_BODY + 8)
 			used = STACK_BODY + 8;

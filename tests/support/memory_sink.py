@@ -25,7 +25,9 @@ class MemorySink:
             elif isinstance(values, np.ndarray):
                 values = values.copy()
             values = list(values)
-            made[name] = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
+            made[name] = [
+                v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values
+            ]
         assert len({len(v) for v in made.values()}) <= 1, {k: len(v) for k, v in made.items()}
         self.parts.setdefault(frame, []).append(pd.DataFrame(made))
 

@@ -23,7 +23,16 @@ import numpy as np
 from workbench.errors import MissingCapability
 from workbench.frames.symbols.store import cache_folder
 
-__all__ = ("CLASSES", "MODES", "Cost", "Mode", "Runner", "machine_code", "measure_uprobe_costs", "uprobe_cost")
+__all__ = (
+    "CLASSES",
+    "MODES",
+    "Cost",
+    "Mode",
+    "Runner",
+    "machine_code",
+    "measure_uprobe_costs",
+    "uprobe_cost",
+)
 
 Mode = Literal["count", "event", "call", "return"]
 MODES: tuple[Mode, ...] = ("count", "event", "call", "return")
@@ -127,7 +136,8 @@ class Runner:
         line = self._process.stdout.readline()
         if not line:
             raise MissingCapability(
-                "the calibration process died", "executable mappings of files in the temporary folder may be forbidden"
+                "the calibration process died",
+                "executable mappings of files in the temporary folder may be forbidden",
             )
         return line.strip()
 
@@ -145,7 +155,12 @@ def _probed(runner: Runner, name: str, mode: Mode) -> Iterator[None]:
     from workbench.objects.model import builtin
 
     join = mode == "call"
-    programs = {"count": ["enter"], "event": ["enter"], "call": ["leave", "enter"], "return": ["leave"]}[mode]
+    programs = {
+        "count": ["enter"],
+        "event": ["enter"],
+        "call": ["leave", "enter"],
+        "return": ["leave"],
+    }[mode]
     constants: dict[str, int | bool] = {
         "want_events": mode != "count",
         "join": join,
@@ -155,16 +170,25 @@ def _probed(runner: Runner, name: str, mode: Mode) -> Iterator[None]:
     }
     for multi in (True, False):
         types = {} if multi else dict.fromkeys(programs, 0)
-        with load(builtin("uprobe"), constants=constants, programs=programs, attach_types=types) as loaded:
+        with load(
+            builtin("uprobe"), constants=constants, programs=programs, attach_types=types
+        ) as loaded:
             try:
                 for program in programs:
                     back, offset = program == "leave", runner.places[name][1]
                     if multi:
                         loaded.attach_uprobes(
-                            program, runner.path, [offset], cookies=[0], pid=runner.pid, on_return=back
+                            program,
+                            runner.path,
+                            [offset],
+                            cookies=[0],
+                            pid=runner.pid,
+                            on_return=back,
                         )
                     else:
-                        loaded.attach_uprobe_event(program, runner.path, offset, pid=runner.pid, on_return=back)
+                        loaded.attach_uprobe_event(
+                            program, runner.path, offset, pid=runner.pid, on_return=back
+                        )
             except MissingCapability:
                 if multi:
                     continue
@@ -231,13 +255,17 @@ def uprobe_cost(name: str, mode: Mode, *, on_return: bool = False) -> Cost:
         return Cost(*(float(_kept()[key][part]) for part in ("median", "low", "high")))
     with Runner() as runner:
         if name not in runner.places:
-            raise MissingCapability(f"instruction class {name!r} does not exist on this architecture")
+            raise MissingCapability(
+                f"instruction class {name!r} does not exist on this architecture"
+            )
         cost = _measure(runner, name, mode)
     _keep({key: asdict(cost)})
     return cost
 
 
-def measure_uprobe_costs(modes: tuple[Mode, ...] = ("count", "event", "call")) -> list[dict[str, Any]]:
+def measure_uprobe_costs(
+    modes: tuple[Mode, ...] = ("count", "event", "call"),
+) -> list[dict[str, Any]]:
     """Measure all classes and modes afresh.
 
     Returns

@@ -8,15 +8,18 @@ import ctypes
 import mmap
 import sys
 import time
+from pathlib import Path
 
 
 def main() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
-    with open(sys.argv[1], "rb") as file:
+    with Path(sys.argv[1]).open("rb") as file:
         # Not writable: the kernel puts no probes into writable mappings.
-        base = libc.mmap(None, 4096, mmap.PROT_READ | mmap.PROT_EXEC, mmap.MAP_PRIVATE, file.fileno(), 0)
+        base = libc.mmap(
+            None, 4096, mmap.PROT_READ | mmap.PROT_EXEC, mmap.MAP_PRIVATE, file.fileno(), 0
+        )
     if base in (None, 2**64 - 1):
         sys.exit("no executable mapping")
     function = ctypes.CFUNCTYPE(None, ctypes.c_uint)

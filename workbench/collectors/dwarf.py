@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.collectors.uprobe.types import VOID, CType, Parameter, Signature
@@ -18,12 +19,22 @@ if TYPE_CHECKING:
 
 __all__ = ("DebugInfo", "debug_info", "member_of")
 
-_QUALIFIERS = ("DW_TAG_const_type", "DW_TAG_volatile_type", "DW_TAG_restrict_type", "DW_TAG_atomic_type")
+_QUALIFIERS = (
+    "DW_TAG_const_type",
+    "DW_TAG_volatile_type",
+    "DW_TAG_restrict_type",
+    "DW_TAG_atomic_type",
+)
 _AGGREGATES = ("DW_TAG_structure_type", "DW_TAG_class_type", "DW_TAG_union_type")
 _SCOPES = ("DW_TAG_namespace", "DW_TAG_module", *_AGGREGATES)
 _BOOLEAN, _FLOAT, _SIGNED, _SIGNED_CHAR, _UNSIGNED_CHAR = 2, 4, 5, 6, 8
 _BY_REFERENCE = 4
 _MAX_DEPTH = 64
+# What pyelftools raises on damaged input beside its own errors.
+_DAMAGE = (
+    OSError, LookupError, ValueError, AttributeError, AssertionError, TypeError, RecursionError, OverflowError,
+    NotImplementedError, StopIteration,
+)  # fmt: skip
 
 
 class DebugInfo:
@@ -32,9 +43,9 @@ class DebugInfo:
     def __init__(self, place: str) -> None:
         from elftools.elf.elffile import ELFFile
 
-        self._file = open(place, "rb")  # noqa: SIM115 - read lazily for as long as this object lives
+        self._file = Path(place).open("rb")  # noqa: SIM115 - read lazily for as long as this object lives
         elf = ELFFile(self._file)
-        self._dwarf = elf.get_dwarf_info() if elf.has_dwarf_info() else None
+        self._dwarf: Any = elf.get_dwarf_info() if elf.has_dwarf_info() else None
         self._btf: Any = None
         section = elf.get_section_by_name(".BTF")
         if section is not None:
@@ -50,7 +61,8 @@ class DebugInfo:
 
     def signature(self, vaddr: int, name: str = "") -> Signature | None:
         """Parameters and result of the function that begins at `vaddr`."""
-        return _guard(lambda: self._dwarf_signature(vaddr)) or _guard(lambda: self._btf_signature(name))
+        found: Signature | None = _guard(lambda: self._dwarf_signature(vaddr))
+        return found or _guard(lambda: self._btf_signature(name))
 
     # Functions -----------------------------------------------------------------------------------------------------
 
@@ -64,14 +76,22 @@ class DebugInfo:
             return None
         declared = _origin(function)
         source = function
-        parameters = [die for die in function.iter_children() if die.tag == "DW_TAG_formal_parameter"]
+        parameters = [
+            die for die in function.iter_children() if die.tag == "DW_TAG_formal_parameter"
+        ]
         if not parameters and declared is not function:
             source = declared
-            parameters = [die for die in declared.iter_children() if die.tag == "DW_TAG_formal_parameter"]
+            parameters = [
+                die for die in declared.iter_children() if die.tag == "DW_TAG_formal_parameter"
+            ]
         variadic = any(die.tag == "DW_TAG_unspecified_parameters" for die in source.iter_children())
         result = _type(function) if "DW_AT_type" in function.attributes else _type(declared)
         return Signature(
-            tuple(Parameter(_name(_origin(die)) or _name(die), _type_of(die)) for die in parameters), result, variadic
+            tuple(
+                Parameter(_name(_origin(die)) or _name(die), _type_of(die)) for die in parameters
+            ),
+            result,
+            variadic,
         )
 
     def _unit_at(self, vaddr: int) -> int | None:
@@ -119,7 +139,11 @@ class DebugInfo:
             if child.tag == "DW_TAG_variable":
                 if _name(child) in (name, last) or _name(_origin(child)) in (name, last):
                     yield child
-            elif (child.tag in _SCOPES or child.tag == "DW_TAG_subprogram") and depth < 8 and child.has_children:
+            elif (
+                (child.tag in _SCOPES or child.tag == "DW_TAG_subprogram")
+                and depth < 8
+                and child.has_children
+            ):
                 yield from self._variables(child, name, depth + 1)
 
     # BTF -----------------------------------------------------------------------------------------------------------
@@ -136,7 +160,8 @@ class DebugInfo:
         members = list(prototype.members)
         variadic = bool(members) and not members[-1].name and members[-1].type == 0
         parameters = tuple(
-            Parameter(m.name, _btf_type(self._btf, m.type)) for m in members[: len(members) - variadic]
+            Parameter(m.name, _btf_type(self._btf, m.type))
+            for m in members[: len(members) - variadic]
         )
         return Signature(parameters, _btf_type(self._btf, prototype.target), variadic)
 
@@ -147,7 +172,7 @@ def debug_info(place: str, debug_path: str = "") -> DebugInfo | None:
     for one in (place, debug_path):
         if not one:
             continue
-        found = _guard(lambda path=one: DebugInfo(path))  # type: ignore[misc]
+        found = _guard(lambda path=one: DebugInfo(path))
         if isinstance(found, DebugInfo) and (found._dwarf is not None or found._btf is not None):
             return found
     return None
@@ -159,8 +184,7 @@ def _guard(question: Any) -> Any:
 
     try:
         return question()
-    except (DWARFError, ELFError, OSError, KeyError, IndexError, ValueError, AttributeError, AssertionError,
-            TypeError, UnicodeDecodeError, RecursionError, OverflowError, NotImplementedError, StopIteration):  # fmt: skip
+    except (DWARFError, ELFError, *_DAMAGE):
         return None
 
 
@@ -199,7 +223,12 @@ def _ranges(top: Any, lists: Any, unit: Any) -> Iterator[tuple[int, int]]:
 def _location(die: Any) -> int | None:
     """Address of a variable whose location is `DW_OP_addr X`."""
     found = die.attributes.get("DW_AT_location")
-    if found is None or not isinstance(found.value, list) or len(found.value) != 9 or found.value[0] != 3:
+    if (
+        found is None
+        or not isinstance(found.value, list)
+        or len(found.value) != 9
+        or found.value[0] != 3
+    ):
         return None
     return int.from_bytes(bytes(found.value[1:]), "little")
 
@@ -236,7 +265,11 @@ def _spell(die: Any, depth: int = 0) -> str:
         return f"{_spell(_target(die), depth + 1)}[]"
     if die.tag == "DW_TAG_subroutine_type":
         return "function"
-    prefix = {"DW_TAG_structure_type": "struct ", "DW_TAG_union_type": "union ", "DW_TAG_enumeration_type": "enum "}
+    prefix = {
+        "DW_TAG_structure_type": "struct ",
+        "DW_TAG_union_type": "union ",
+        "DW_TAG_enumeration_type": "enum ",
+    }
     return prefix.get(die.tag, "") + (_name(die) or "anonymous")
 
 
@@ -319,10 +352,14 @@ def _btf_type(table: Any, number: int) -> CType:
     if kind.kind == btf.PTR:
         inner = table.resolve(kind.target) if kind.target else None
         is_text = inner is not None and inner.kind == btf.INT and inner.name == "char"
-        return CType("string" if is_text else "pointer", 8, False, (inner.name if inner else "void") + " *")
+        return CType(
+            "string" if is_text else "pointer", 8, False, (inner.name if inner else "void") + " *"
+        )
     if kind.kind == btf.INT:
         dtype = table.dtype(number)
-        return CType("bool" if dtype.kind == "b" else "integer", dtype.itemsize, dtype.kind == "i", kind.name)
+        return CType(
+            "bool" if dtype.kind == "b" else "integer", dtype.itemsize, dtype.kind == "i", kind.name
+        )
     dtype = table.dtype(number)
     if dtype.kind in "iu":
         return CType("enum", dtype.itemsize, dtype.kind == "i", kind.name)
@@ -331,10 +368,12 @@ def _btf_type(table: Any, number: int) -> CType:
     return CType("aggregate", dtype.itemsize, False, kind.name)
 
 
-# Members of data objects -----------------------------------------------------------------------------------------------
+# Members of data objects ----------------------------------------------------------------------
 
 
-def member_of(place: str, debug_path: str, name: str, vaddr: int, path: str) -> tuple[int, int, str]:
+def member_of(
+    place: str, debug_path: str, name: str, vaddr: int, path: str
+) -> tuple[int, int, str]:
     """Offset, size and C type of a part of a data object.
 
     Parameters
@@ -400,7 +439,7 @@ class _Rows:
         self.array, self.dimensions = array, dimensions
         self.attributes = {k: v for k, v in array.attributes.items() if k != "DW_AT_byte_size"}
 
-    def get_DIE_from_attribute(self, name: str) -> Any:  # noqa: N802 - the name pyelftools gives it
+    def get_DIE_from_attribute(self, name: str) -> Any:
         return self.array.get_DIE_from_attribute(name)
 
     def iter_children(self) -> Iterator[Any]:
@@ -409,11 +448,19 @@ class _Rows:
 
 def _field(kind: Any, field: str, shown: str) -> tuple[Any, int]:
     if kind is None or kind.tag not in _AGGREGATES:
-        raise UnknownSymbol(f"{shown} is {_spell(kind)}, not a struct or union", "leave the member away")
+        raise UnknownSymbol(
+            f"{shown} is {_spell(kind)}, not a struct or union", "leave the member away"
+        )
     found = _search(kind, field)
     if found is None:
-        names = [_name(child) for child in kind.iter_children() if child.tag == "DW_TAG_member" and _name(child)]
-        raise UnknownSymbol(f"{_spell(kind)} has no member {field!r}", f"its members: {', '.join(names)}")
+        names = [
+            _name(child)
+            for child in kind.iter_children()
+            if child.tag == "DW_TAG_member" and _name(child)
+        ]
+        raise UnknownSymbol(
+            f"{_spell(kind)} has no member {field!r}", f"its members: {', '.join(names)}"
+        )
     return found
 
 
@@ -426,9 +473,14 @@ def _search(kind: Any, field: str, depth: int = 0) -> tuple[Any, int] | None:
         inner = _strip(_target(child))
         if _name(child) == field:
             if "DW_AT_data_bit_offset" in child.attributes or "DW_AT_bit_size" in child.attributes:
-                raise UnknownSymbol(f"{field} is a bit field and has no address of its own", "watch its whole struct")
+                raise UnknownSymbol(
+                    f"{field} is a bit field and has no address of its own",
+                    "watch its whole struct",
+                )
             return inner, start
-        if not _name(child) and inner is not None and depth < 8:  # anonymous members and base classes
+        if (
+            not _name(child) and inner is not None and depth < 8
+        ):  # anonymous members and base classes
             nested = _search(inner, field, depth + 1)
             if nested is not None:
                 return nested[0], start + nested[1]

@@ -19,7 +19,7 @@ import numpy as np
 from workbench.collectors.modules import Module, Modules
 from workbench.errors import BadSpec, UnknownSymbol
 from workbench.frames.symbols.elffile import BadElf, ElfFile
-from workbench.frames.symbols.table import SHT_DYNSYM, SHT_SYMTAB, SYMBOL_DTYPE
+from workbench.frames.symbols.table import SYMBOL_DTYPE
 
 if TYPE_CHECKING:
     from workbench.collectors.base import Target
@@ -38,6 +38,7 @@ __all__ = (
 _NUMBER = r"(?:0x[0-9a-fA-F]+|\d+)"
 _PATTERN = re.compile(r"[*?]|\[[^\]]*\]")
 _TLS, _IFUNC = 6, 10
+_SHT_SYMTAB, _SHT_DYNSYM = 2, 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +285,7 @@ def _raw_types(place: str, build_id: str) -> tuple[frozenset[int], frozenset[str
     try:
         with ElfFile(place) as elf:
             for section in elf.sections:
-                if section.type not in (SHT_SYMTAB, SHT_DYNSYM) or section.link >= len(
+                if section.type not in (_SHT_SYMTAB, _SHT_DYNSYM) or section.link >= len(
                     elf.sections
                 ):
                     continue

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from workbench.collectors.uprobe.types import CType, Signature
     from workbench.collectors.uprobe.usdt import Operand
 
-__all__ = ("ARGUMENT_BYTES", "MAX_ARGUMENTS", "Source", "function_sources", "operand_source", "register_offset")
+__all__ = (
+    "ARGUMENT_BYTES",
+    "MAX_ARGUMENTS",
+    "Source",
+    "function_sources",
+    "operand_source",
+    "register_offset",
+)
 
 MAX_ARGUMENTS = 12
 ARGUMENT_BYTES = 16
@@ -54,7 +61,16 @@ class Source:
 
     def pack(self) -> bytes:
         """The C struct."""
-        return struct.pack("<qHHBBBB", self.offset, self.base, self.index, self.source, self.shift, self.size, self.flags)
+        return struct.pack(
+            "<qHHBBBB",
+            self.offset,
+            self.base,
+            self.index,
+            self.source,
+            self.shift,
+            self.size,
+            self.flags,
+        )
 
 
 def register_offset(name: str, machine: str = "") -> int:
@@ -69,7 +85,9 @@ def register_offset(name: str, machine: str = "") -> int:
     try:
         return _OFFSETS[machine][name]
     except KeyError:
-        raise MissingCapability(f"register {name!r} of {machine} cannot be read by a probe") from None
+        raise MissingCapability(
+            f"register {name!r} of {machine} cannot be read by a probe"
+        ) from None
 
 
 def _flags(kind: CType) -> int:
@@ -80,13 +98,20 @@ def function_sources(signature: Signature, machine: str = "") -> list[Source | s
     """Source of every parameter, or the reason why it cannot be had."""
     machine = machine or platform.machine()
     if machine not in _PARAMETERS:
-        raise MissingCapability(f"the calling convention of {machine} is not described here", "record with args=no")
+        raise MissingCapability(
+            f"the calling convention of {machine} is not described here", "record with args=no"
+        )
     registers = list(_PARAMETERS[machine])
     start, stack = _STACK_START[machine], 0
     vectors = 0
     found: list[Source | str] = []
     result = signature.result
-    if result is not None and result.kind == "aggregate" and result.size > 16 and machine == "x86_64":
+    if (
+        result is not None
+        and result.kind == "aggregate"
+        and result.size > 16
+        and machine == "x86_64"
+    ):
         registers.pop(0)  # the hidden pointer to where the result goes
     lost = ""
     for parameter in signature.parameters:
@@ -110,10 +135,19 @@ def function_sources(signature: Signature, machine: str = "") -> list[Source | s
             else:
                 lost = "it follows a small struct passed by value, whose registers are not known"
         elif registers:
-            found.append(Source(REGISTER, min(kind.size or 8, 8), _flags(kind), register_offset(registers.pop(0), machine)))
+            found.append(
+                Source(
+                    REGISTER,
+                    min(kind.size or 8, 8),
+                    _flags(kind),
+                    register_offset(registers.pop(0), machine),
+                )
+            )
         else:
             sp = register_offset("sp", machine)
-            found.append(Source(MEMORY, min(kind.size or 8, 8), _flags(kind), sp, offset=start + stack))
+            found.append(
+                Source(MEMORY, min(kind.size or 8, 8), _flags(kind), sp, offset=start + stack)
+            )
             stack += 8
     return found
 

@@ -50,7 +50,9 @@ class Attachment:
     ) -> None:
         self._obj, self._constants, self._sizes = obj, dict(constants), dict(map_sizes)
         self._sites = sites
-        self._programs = [(name, on_return) for name, on_return in ((leave, True), (entry, False)) if name]
+        self._programs = [
+            (name, on_return) for name, on_return in ((leave, True), (entry, False)) if name
+        ]
         self._extra = ["follow_fork"] if constants.get("limit_scope") else []
         self._how = how
         self.multi = how != "events"
@@ -120,7 +122,13 @@ class Attachment:
             raise
 
     def _attach(
-        self, program: str, path: str, numbers: list[int], pid: int | None, on_return: bool, links: list[Link]
+        self,
+        program: str,
+        path: str,
+        numbers: list[int],
+        pid: int | None,
+        on_return: bool,
+        links: list[Link],
     ) -> None:
         numbers = [i for i in numbers if i not in self.refused]
         if not numbers:

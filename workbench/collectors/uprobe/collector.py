@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ("UprobeCollector",)
 
-_SCRATCH_SLOTS = 4  # SLOTS of bpf/uprobe.bpf.c
+_SCRATCH_SLOTS, _FUNCTION_START = 4, 1  # SLOTS and FUNCTION_START of bpf/uprobe.bpf.c
 
 
 class UprobeCollector:
@@ -71,7 +72,9 @@ class UprobeCollector:
         if options.stacks != "no":
             self._stacks = StackReader(sink, target.unwinder() if options.stacks == "yes" else None)
         strings = "_strings" if plan.string_slots else ""
-        entry = ("mark" if options.kind == "usdt" else "enter") + strings if options.entries else None
+        entry = (
+            ("mark" if options.kind == "usdt" else "enter") + strings if options.entries else None
+        )
         self._attachment = Attachment(
             builtin("uprobe"),
             self._constants(plan),
@@ -86,7 +89,7 @@ class UprobeCollector:
             pids: list[int | None] = [None]
             if not target.machine and not self._exact:
                 wanted = target.pids if target.follow and options.children != "no" else {target.pid}
-                pids = sorted(pid for pid in wanted if pid is not None)
+                pids = [*sorted(pid for pid in wanted if pid is not None)]
             if self._attachment.attach(self._alive(pids)):
                 self._open()
         except BaseException:
@@ -99,9 +102,12 @@ class UprobeCollector:
         from pathlib import Path
 
         alive = [pid for pid in pids if pid is None or Path(f"/proc/{pid}").exists()]
-        if not alive or (self._target.pid is not None and pids != [None] and self._target.pid not in alive):
+        if not alive or (
+            self._target.pid is not None and pids != [None] and self._target.pid not in alive
+        ):
             raise TargetGone(
-                f"process {self._target.pid} exited while it was being attached", "start the command with `-- CMD`"
+                f"process {self._target.pid} exited while it was being attached",
+                "start the command with `-- CMD`",
             )
         return alive
 
@@ -141,11 +147,15 @@ class UprobeCollector:
             self._ring.close()
         table = loaded.maps["sites"]
         packed = b"".join(
-            b"".join(source.pack() for *_, source in site.arguments).ljust(ARGUMENT_BYTES * MAX_ARGUMENTS, b"\0")
-            + len(site.arguments).to_bytes(8, "little")
+            b"".join(source.pack() for *_, source in site.arguments).ljust(
+                ARGUMENT_BYTES * MAX_ARGUMENTS, b"\0"
+            )
+            + struct.pack("<II", len(site.arguments), _FUNCTION_START if site.at_start else 0)
             for site in plan.sites
         )
-        table.update_many(np.arange(len(plan.sites), dtype=np.uint32), np.frombuffer(packed, table.value_dtype))
+        table.update_many(
+            np.arange(len(plan.sites), dtype=np.uint32), np.frombuffer(packed, table.value_dtype)
+        )
         if self._exact:
             for pid in self._target.pids:
                 loaded.maps["targets"][pid] = 1
@@ -153,7 +163,11 @@ class UprobeCollector:
         self._ring = Ring(*loaded.ring_fds["hits"])
         stack = loaded.object.record_dtype("stack") if self._stacks is not None else None
         self._dtype = record_dtype(
-            loaded.object.record_dtype("hits"), stack, plan.argument_slots, plan.string_slots, options.string
+            loaded.object.record_dtype("hits"),
+            stack,
+            plan.argument_slots,
+            plan.string_slots,
+            options.string,
         )
         self._columns = self._records = None
         if self._stacks is None:
@@ -162,7 +176,12 @@ class UprobeCollector:
             self._records = RecordReader(self._ring, buffer_bytes=16 << 20)
 
     def attach_process(self, pid: int) -> None:
-        if self._attachment is None or self._exact or self._target.machine or self.options.children == "no":
+        if (
+            self._attachment is None
+            or self._exact
+            or self._target.machine
+            or self.options.children == "no"
+        ):
             return
         self._attachment.prune()
         self._attachment.attach_one(pid)
@@ -180,7 +199,9 @@ class UprobeCollector:
         if self._attachment is not None:
             notes["attach"] = "multi" if self._attachment.multi else "events"
             names = {i: plan.sites[i].function for i in self._attachment.refused} if plan else {}
-            notes["refused"] = [f"{names[i]}: {why}" for i, why in self._attachment.refused.items()][:100]
+            notes["refused"] = [
+                f"{names[i]}: {why}" for i, why in self._attachment.refused.items()
+            ][:100]
         return {f"probe {self.options.text}": notes}
 
     def wake_fds(self) -> tuple[int, ...]:
@@ -198,12 +219,20 @@ class UprobeCollector:
             while len(records := self._records.drain()):
                 head = records.head(self._dtype)
                 pids = head["pid"].astype(np.int32)
-                stacks = self._stacks.ids(records, pids, head["stack"], self._dtype.itemsize)
+                stacks = self._stacks.ids(
+                    records,
+                    pids,
+                    head["stack"],
+                    self._dtype.itemsize,
+                    times=head["time"].astype(np.int64),
+                )
                 self._sink.append("calls", self._rows.columns_of(head, stacks))
                 total += len(records)
         self.counters.events += total
         lost = self._attachment.loaded.globals
-        self.counters.lost = sum(int(lost[name][()]) for name in ("lost_ring_full", "lost_map_full", "lost_nested"))
+        self.counters.lost = sum(
+            int(lost[name][()]) for name in ("lost_ring_full", "lost_map_full", "lost_nested")
+        )
         return total
 
     def detach(self) -> None:

@@ -16,7 +16,17 @@ __all__ = ("MAX_PARAMETERS", "parse_signature", "parse_type")
 
 MAX_PARAMETERS = 64
 _TOKEN = re.compile(r"\s*(?:(\.\.\.|->|[A-Za-z_]\w*(?:::[A-Za-z_]\w*)*|\d+|[*&()\[\],])|(\S))")
-_QUALIFIERS = {"const", "volatile", "restrict", "__restrict", "__restrict__", "register", "_Atomic", "extern", "static"}
+_QUALIFIERS = {
+    "const",
+    "volatile",
+    "restrict",
+    "__restrict",
+    "__restrict__",
+    "register",
+    "_Atomic",
+    "extern",
+    "static",
+}
 _BASIC = {"void", "char", "short", "int", "long", "signed", "unsigned", "float", "double", "bool", "_Bool",
           "__int128"}  # fmt: skip
 _TYPEDEFS: dict[str, tuple[int, bool]] = {
@@ -93,7 +103,7 @@ def parse_signature(text: str) -> Signature:
         result = _parameter(tokens).type
     if tokens.next:
         raise BadSpec(f"signature {text!r}: {tokens.next!r} after its end")
-    if len(parameters) == 1 and parameters[0].type.kind == "void":
+    if [(p.name, p.type.kind) for p in parameters] == [("", "void")]:
         parameters.clear()
     if any(p.type.kind == "void" for p in parameters):
         raise BadSpec(f"signature {text!r}: a parameter cannot be void")
@@ -153,7 +163,9 @@ def _specifiers(tokens: _Tokens) -> CType:
             words, shown = [token], [*shown, token]
         tokens.take()
     if not words:
-        raise BadSpec(f"signature {tokens.text!r}: a type is missing before {tokens.next or 'the end'!r}")
+        raise BadSpec(
+            f"signature {tokens.text!r}: a type is missing before {tokens.next or 'the end'!r}"
+        )
     name = " ".join(shown)
     if tag == "enum":
         return CType("enum", 4, False, name)

@@ -17,8 +17,17 @@ _NOP5 = bytes.fromhex("0f1f440000")
 _BAD_PREFIXES = {0x26: "es", 0x2E: "cs", 0x36: "ss", 0x3E: "ds", 0xF0: "lock"}
 _PREFIXES = {*_BAD_PREFIXES, 0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3}
 # What good_insns_64 of uprobes.c leaves out, as far as compilers emit it as a first instruction.
-_REFUSED = {0xCC: "a breakpoint", 0xF1: "icebp", 0xF4: "hlt", 0xFA: "cli", 0xFB: "sti", 0xCD: "int", 0xCE: "into"} | {
-    code: "input or output" for code in (0x6C, 0x6D, 0x6E, 0x6F, *range(0xE4, 0xE8), *range(0xEC, 0xF0))
+_REFUSED = {
+    0xCC: "a breakpoint",
+    0xF1: "icebp",
+    0xF4: "hlt",
+    0xFA: "cli",
+    0xFB: "sti",
+    0xCD: "int",
+    0xCE: "into",
+} | {
+    code: "input or output"
+    for code in (0x6C, 0x6D, 0x6E, 0x6F, *range(0xE4, 0xE8), *range(0xEC, 0xF0))
 }
 
 
@@ -49,7 +58,10 @@ def instruction_class(code: bytes, machine: str = "") -> tuple[str, str]:
     at = 0
     while at < len(code) and code[at] in _PREFIXES:
         if code[at] in _BAD_PREFIXES:
-            return "single-step", f"the kernel refuses instructions with prefix {_BAD_PREFIXES[code[at]]}"
+            return (
+                "single-step",
+                f"the kernel refuses instructions with prefix {_BAD_PREFIXES[code[at]]}",
+            )
         at += 1
     narrowed = 0x66 in code[:at]
     if at < len(code) and 0x40 <= code[at] <= 0x4F:

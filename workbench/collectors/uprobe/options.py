@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from workbench.collectors.spec import Spec
     from workbench.collectors.uprobe.types import Signature
 
-__all__ = ("MAX_STRING", "MAX_STRINGS", "Options", "USAGE", "split_signature")
+__all__ = ("MAX_STRING", "MAX_STRINGS", "USAGE", "Options", "split_signature")
 
 MAX_STRING, MAX_STRINGS = 256, 4
 USAGE = (
@@ -90,22 +90,37 @@ class Options:
         kind: Literal["uprobe", "uretprobe", "usdt"] = spec.name  # type: ignore[assignment]
         location, signature = split_signature(spec.argument)
         if not location:
-            example = "usdt:libfoo:provider:name" if kind == "usdt" else f"{kind}:libsqlite3:sqlite3_step"
-            raise BadSpec(f"{spec}: names no function" if kind != "usdt" else f"{spec}: names no mark", f"for example {example}")
+            example = (
+                "usdt:libfoo:provider:name" if kind == "usdt" else f"{kind}:libsqlite3:sqlite3_step"
+            )
+            raise BadSpec(
+                f"{spec}: names no function" if kind != "usdt" else f"{spec}: names no mark",
+                f"for example {example}",
+            )
         if kind == "usdt" and ":" not in location:
-            raise BadSpec(f"{spec}: a USDT mark is named PROVIDER:NAME", "for example usdt:python:gc__start")
+            raise BadSpec(
+                f"{spec}: a USDT mark is named PROVIDER:NAME", "for example usdt:python:gc__start"
+            )
         latency = spec.flag("latency")
         count = spec.flag("count")
         join = spec.flag("return", default=latency)
         if kind != "uprobe" and (latency or spec.options.get("return")):
-            raise BadSpec(f"{spec}: return= and latency= join entry and return", f"use uprobe:{location},return=yes")
+            raise BadSpec(
+                f"{spec}: return= and latency= join entry and return",
+                f"use uprobe:{location},return=yes",
+            )
         string = spec.integer("string", 64, 8, MAX_STRING)
         if string % 8:
-            raise BadSpec(f"{spec}: string={string} is not a multiple of 8", f"string={string + 8 - string % 8}")
+            raise BadSpec(
+                f"{spec}: string={string} is not a multiple of 8",
+                f"string={string + 8 - string % 8}",
+            )
         stacks = spec.choice("stacks", "no", ("no", "yes", "fp"))
         events = not (count or latency)
         if stacks != "no" and not events:
-            raise BadSpec(f"{spec}: counting takes no stacks", "leave out count= and latency=, or stacks=")
+            raise BadSpec(
+                f"{spec}: counting takes no stacks", "leave out count= and latency=, or stacks="
+            )
         made = cls(
             kind,
             f"{kind}:{location}",

@@ -10,7 +10,13 @@ import numpy as np
 
 from workbench.collectors.dwarf import debug_info
 from workbench.collectors.resolve import Modules, Place, resolve_function
-from workbench.collectors.uprobe.abi import MAX_ARGUMENTS, STRING, Source, function_sources, operand_source
+from workbench.collectors.uprobe.abi import (
+    MAX_ARGUMENTS,
+    STRING,
+    Source,
+    function_sources,
+    operand_source,
+)
 from workbench.collectors.uprobe.instructions import instruction_class
 from workbench.collectors.uprobe.options import MAX_STRINGS
 from workbench.collectors.uprobe.types import VOID, CType, Signature
@@ -41,6 +47,8 @@ class Site:
     semaphore: int = 0
     arguments: tuple[tuple[str, CType, Source], ...] = ()
     result: CType | None = None
+    at_start: bool = False
+    """First instruction of a function: its caller's address is where a call leaves it."""
 
 
 @dataclass(slots=True)
@@ -80,12 +88,12 @@ def make_plan(options: Options, modules: Modules) -> Plan:
             )
         sites = _functions(options, places, notes)
     sites = [_checked(site) for site in sites]
-    for site in sites:
-        if site.refused:
-            notes.append(f"{site.function}: not probed: {site.refused}")
+    notes += [f"{site.function}: not probed: {site.refused}" for site in sites if site.refused]
     kept = [site for site in sites if not site.refused]
     if not kept:
-        raise UnknownSymbol(f"{options.text} matches nothing that can be probed: {'; '.join(notes[:3])}")
+        raise UnknownSymbol(
+            f"{options.text} matches nothing that can be probed: {'; '.join(notes[:3])}"
+        )
     return Plan(_limited(kept, notes), notes)
 
 
@@ -97,14 +105,24 @@ def _functions(options: Options, places: list[Place], notes: list[str]) -> list[
             signature = _known_signature(place)
         arguments: tuple[tuple[str, CType, Source], ...] = ()
         if signature is not None and options.arguments and options.entries:
-            arguments = _arguments(place.symbol, signature, notes, strict=options.signature is not None)
+            arguments = _arguments(
+                place.symbol, signature, notes, strict=options.signature is not None
+            )
         result = signature.result if signature is not None else None
-        if result is not None and result.kind == "float" and options.returns and options.signature is not None:
+        if (
+            result is not None
+            and result.kind == "float"
+            and options.returns
+            and options.signature is not None
+        ):
             raise MissingCapability(
                 f"the result of {place.symbol} is floating point, in a vector register that probes do not see",
                 "leave the result type away: column result is 0",
             )
-        sites.append(Site(place, place.symbol, "", arguments=arguments, result=result))
+        start = "0x" not in place.symbol
+        sites.append(
+            Site(place, place.symbol, "", arguments=arguments, result=result, at_start=start)
+        )
     return sites
 
 
@@ -120,7 +138,9 @@ def _arguments(
     function: str, signature: Signature, notes: list[str], *, strict: bool
 ) -> tuple[tuple[str, CType, Source], ...]:
     found: list[tuple[str, CType, Source]] = []
-    for i, (parameter, source) in enumerate(zip(signature.parameters, function_sources(signature), strict=True)):
+    for i, (parameter, source) in enumerate(
+        zip(signature.parameters, function_sources(signature), strict=True)
+    ):
         name = parameter.name or str(i)
         if isinstance(source, str):
             if strict:
@@ -152,7 +172,11 @@ def _marks(options: Options, modules: Modules, notes: list[str]) -> list[Site]:
                 raise
             continue
         known.update(dict.fromkeys(f"{m.provider}:{m.name}" for m in marks))
-        hits = [m for m in marks if fnmatch.fnmatchcase(m.provider, provider) and fnmatch.fnmatchcase(m.name, name)]
+        hits = [
+            m
+            for m in marks
+            if fnmatch.fnmatchcase(m.provider, provider) and fnmatch.fnmatchcase(m.name, name)
+        ]
         sites += [_mark(options, module, mark, notes) for mark in hits]
     if sites:
         return sites
@@ -163,7 +187,9 @@ def _marks(options: Options, modules: Modules, notes: list[str]) -> list[Site]:
     if not known:
         hint = f"{where} has no USDT marks at all; it was built without them"
     else:
-        hint = f"nearest: {', '.join(near)}" if near else f"marks there: {', '.join(list(known)[:10])}"
+        hint = (
+            f"nearest: {', '.join(near)}" if near else f"marks there: {', '.join(list(known)[:10])}"
+        )
     raise UnknownSymbol(f"no USDT mark {provider}:{name} in {where}", hint)
 
 
@@ -174,20 +200,28 @@ def _mark(options: Options, module: Module, mark: Mark, notes: list[str]) -> Sit
     if not found[0]:
         raise UnknownSymbol(f"mark {shown} of {module.path} points outside the file")
     address = None if module.bias is None else module.bias + mark.address
-    place = Place(module.place, int(where[0]), mark.address, shown, 0, address, module.build_id, module.path)
+    place = Place(
+        module.place, int(where[0]), mark.address, shown, 0, address, module.build_id, module.path
+    )
     semaphore = int(where[1]) if mark.semaphore and found[1] else 0
     arguments: list[tuple[str, CType, Source]] = []
     if options.arguments:
         try:
-            operands = parse_operands(mark.arguments, mark.machine, lambda text: _symbol(module, text))
+            operands = parse_operands(
+                mark.arguments, mark.machine, lambda text: _symbol(module, text)
+            )
         except MissingCapability as error:
             operands = ()
             notes.append(f"{shown}: arguments left out: {error.message}")
         declared = options.signature.parameters if options.signature else ()
         if len(declared) > len(operands):
-            raise BadSpec(f"{options.text} declares {len(declared)} arguments; {shown} has {len(operands)}")
+            raise BadSpec(
+                f"{options.text} declares {len(declared)} arguments; {shown} has {len(operands)}"
+            )
         for i, operand in enumerate(operands[:MAX_ARGUMENTS]):
-            kind = CType("integer", operand.size, operand.signed, "int" if operand.signed else "unsigned")
+            kind = CType(
+                "integer", operand.size, operand.signed, "int" if operand.signed else "unsigned"
+            )
             label = str(i)
             if i < len(declared):
                 label = declared[i].name or label
@@ -225,10 +259,15 @@ def _limited(sites: list[Site], notes: list[str]) -> list[Site]:
     names = {name for site in sites for name, *_ in site.arguments}
     if len(names) <= MAX_COLUMNS:
         return sites
-    notes.append(f"{len(names)} argument names in {len(sites)} functions: columns are numbered instead, arg_0, arg_1, ...")
+    notes.append(
+        f"{len(names)} argument names in {len(sites)} functions: columns are numbered instead, arg_0, arg_1, ..."
+    )
     return [
         dataclasses.replace(
-            site, arguments=tuple((str(i), kind, source) for i, (_, kind, source) in enumerate(site.arguments))
+            site,
+            arguments=tuple(
+                (str(i), kind, source) for i, (_, kind, source) in enumerate(site.arguments)
+            ),
         )
         for site in sites
     ]

@@ -75,7 +75,9 @@ class Dictionary:
         """The values of the given positions, as a pyarrow dictionary array."""
         import pyarrow as pa
 
-        return pa.DictionaryArray.from_arrays(pa.array(self._numbers[rows]), pa.array(self._values, pa.string()))
+        return pa.DictionaryArray.from_arrays(
+            pa.array(self._numbers[rows]), pa.array(self._values, pa.string())
+        )
 
 
 class _Column:
@@ -98,7 +100,9 @@ class Rows:
         size = np.array([min((s.result.size if s.result else 8) or 8, 8) for s in sites], np.uint64)
         self._shift = np.uint64(64) - np.uint64(8) * size
         self._signed = np.array([s.result is None or s.result.signed for s in sites], bool)
-        self._none = np.array([s.result is not None and s.result.kind in ("void", "float") for s in sites], bool)
+        self._none = np.array(
+            [s.result is not None and s.result.kind in ("void", "float") for s in sites], bool
+        )
         self.columns = self._argument_columns(plan)
         self.unreadable = 0
         for column in self.columns:
@@ -119,14 +123,18 @@ class Rows:
                     column = found.get(key)
                 if column is None:
                     meaning = f"argument {name} of {site.function} ({kind.name})"
-                    column = found[key] = _Column(key, dtype, "" if is_text else kind.unit, meaning, len(plan.sites))
+                    column = found[key] = _Column(
+                        key, dtype, "" if is_text else kind.unit, meaning, len(plan.sites)
+                    )
                 elif column.dtype != dtype and not is_text:
                     column.dtype = "int64"
                 column.position[number] = texts if is_text else position
                 texts += bool(source.flags & STRING)
         return list(found.values())
 
-    def columns_of(self, taken: dict[str, NDArray[Any]], stacks: NDArray[np.int32] | None) -> dict[str, Any]:
+    def columns_of(
+        self, taken: dict[str, NDArray[Any]], stacks: NDArray[np.int32] | None
+    ) -> dict[str, Any]:
         """Columns of frame `calls` for a batch of records."""
         site = taken["site"].astype(np.int64)
         result = taken["result"].astype(np.uint64) << self._shift[site]

@@ -31,7 +31,9 @@ def bucket_bounds(bucket: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.i
     return low, low + np.where(octave == 0, 1, step)
 
 
-def append_summary(sink: Sink, options: Options, plan: Plan, attachment: Attachment, unreadable: int) -> None:
+def append_summary(
+    sink: Sink, options: Options, plan: Plan, attachment: Attachment, unreadable: int
+) -> None:
     """Append rows of `probe_counts`, `probe_latencies`, `losses` and `overhead`."""
     hits, returns = _counts(sink, options, plan, attachment)
     if options.latency:
@@ -52,7 +54,9 @@ def _counts(
     sink: Sink, options: Options, plan: Plan, attachment: Attachment
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     keys, values = attachment.loaded.maps["counts"].table()
-    sums = {name: values[name].astype(np.int64).sum(axis=1) for name in ("hits", "returns", "duration")}
+    sums = {
+        name: values[name].astype(np.int64).sum(axis=1) for name in ("hits", "returns", "duration")
+    }
     site = keys["site"].astype(np.int64)
     order = np.lexsort((keys["pid"], site))
     site = site[order]
@@ -95,18 +99,32 @@ def _losses(
     returns: NDArray[np.int64],
     unreadable: int,
 ) -> None:
-    lost = {name: int(value[()]) for name, value in attachment.loaded.globals.items() if name.startswith("lost_")}
+    lost = {
+        name: int(value[()])
+        for name, value in attachment.loaded.globals.items()
+        if name.startswith("lost_")
+    }
     frame = "calls" if options.events else "probe_counts"
     rows = [
         (frame, "ring full", lost["lost_ring_full"]),
         ("probe_counts", "count table full", lost["lost_counts_full"]),
     ]
     if options.stacks != "no":
-        rows.append((frame, "more hits preempted each other than there are stack buffers", lost["lost_nested"]))
+        rows.append(
+            (
+                frame,
+                "more hits preempted each other than there are stack buffers",
+                lost["lost_nested"],
+            )
+        )
     if options.join:
         rows += [
             (frame, "too many calls under way at once", lost["lost_map_full"]),
-            (frame, "return without entry: the call was under way at attach", lost["lost_no_entry"]),
+            (
+                frame,
+                "return without entry: the call was under way at attach",
+                lost["lost_no_entry"],
+            ),
             (
                 frame,
                 "entry without return: under way at detach, left by longjmp or exit, or deeper than the kernel's 64",
@@ -114,7 +132,13 @@ def _losses(
             ),
         ]
     if unreadable:
-        rows.append((frame, "rows with an argument in memory that could not be read (its value is 0 or empty)", unreadable))
+        rows.append(
+            (
+                frame,
+                "rows with an argument in memory that could not be read (its value is 0 or empty)",
+                unreadable,
+            )
+        )
     if attachment.refused:
         rows.append((frame, "places that the kernel refused to probe", len(attachment.refused)))
     sink.append(
@@ -129,9 +153,13 @@ def _losses(
 
 
 def _overhead(sink: Sink, options: Options, plan: Plan, hits: NDArray[np.int64]) -> None:
-    mode: calibrate.Mode = "count" if not options.events and not options.join else "call" if options.join else "event"
+    mode: calibrate.Mode = (
+        "count" if not options.events and not options.join else "call" if options.join else "event"
+    )
     classes = np.array([site.instruction_class for site in plan.sites])
-    rows: dict[str, list[Any]] = {key: [] for key in ("probe", "class", "hits", "cost", "low", "high")}
+    rows: dict[str, list[Any]] = {
+        key: [] for key in ("probe", "class", "hits", "cost", "low", "high")
+    }
     for name in sorted(set(classes.tolist())):
         total = int(hits[classes == name].sum())
         try:

@@ -81,7 +81,11 @@ def read_marks(place: str) -> list[Mark]:
             base = next((s.address for s in elf.sections if s.name == ".stapsdt.base"), 0)
             found: list[Mark] = []
             for section in elf.sections:
-                if section.type == _SHT_NOTE and section.name == ".note.stapsdt" and section.size <= MAX_NOTES:
+                if (
+                    section.type == _SHT_NOTE
+                    and section.name == ".note.stapsdt"
+                    and section.size <= MAX_NOTES
+                ):
                     found += _parse_notes(elf.content(section), base, elf.machine)
     except (OSError, BadElf) as error:
         raise UnknownSymbol(f"marks of {place} cannot be read: {error}") from error
@@ -144,7 +148,9 @@ def _operand(text: str, machine: int, symbol: Callable[[str], int | None]) -> Op
         head, body = "8", text  # a size may be left out: the register's width
     match = re.fullmatch(r"(-?)([1248])(f?)", head)
     if match is None or match[3]:
-        raise _unreadable(text, "floating point is in vector registers, which probes do not see" if match else "")
+        raise _unreadable(
+            text, "floating point is in vector registers, which probes do not see" if match else ""
+        )
     signed, size = match[1] == "-", int(match[2])
     found = (_x86 if machine == _X86 else _arm)(body.strip(), size, signed, symbol)
     if found is None:
@@ -154,7 +160,8 @@ def _operand(text: str, machine: int, symbol: Callable[[str], int | None]) -> Op
 
 def _unreadable(text: str, why: str = "") -> MissingCapability:
     return MissingCapability(
-        f"USDT argument {text!r} cannot be read" + (f": {why}" if why else ""), "record the mark with args=no"
+        f"USDT argument {text!r} cannot be read" + (f": {why}" if why else ""),
+        "record the mark with args=no",
     )
 
 
@@ -163,7 +170,11 @@ def _x86(body: str, size: int, signed: bool, symbol: Callable[[str], int | None]
         return Operand("constant", size, signed, offset=int(match[1], 0))
     if match := re.fullmatch(r"%([a-z]\w*)", body):
         name = match[1]
-        return None if name not in _X86_REGISTERS else Operand("register", size, signed, _X86_REGISTERS[name])
+        return (
+            None
+            if name not in _X86_REGISTERS
+            else Operand("register", size, signed, _X86_REGISTERS[name])
+        )
     pattern = rf"(?:([A-Za-z_.$][\w.$@]*)?({_NUMBER})?)\((?:%(\w+))?(?:,\s*%(\w+)(?:,\s*(\d))?)?\)"
     match = re.fullmatch(pattern, body)
     if match is None:
@@ -171,7 +182,11 @@ def _x86(body: str, size: int, signed: bool, symbol: Callable[[str], int | None]
     name, number, base, index, scale = match.groups()
     offset = int(number or "0", 0)
     registers = _X86_REGISTERS
-    if (base and base not in registers) or (index and index not in registers) or not (base or index):
+    if (
+        (base and base not in registers)
+        or (index and index not in registers)
+        or not (base or index)
+    ):
         return None
     shift = {None: 0, "1": 0, "2": 1, "4": 2, "8": 3}.get(scale, -1)
     if shift < 0:
@@ -184,8 +199,14 @@ def _x86(body: str, size: int, signed: bool, symbol: Callable[[str], int | None]
     elif base == "rip":
         return None
     if not base:
-        return Operand("memory", size, signed, registers[index], "", shift, offset) if shift == 0 else None
-    return Operand("memory", size, signed, registers[base], registers[index] if index else "", shift, offset)
+        return (
+            Operand("memory", size, signed, registers[index], "", shift, offset)
+            if shift == 0
+            else None
+        )
+    return Operand(
+        "memory", size, signed, registers[base], registers[index] if index else "", shift, offset
+    )
 
 
 def _arm(body: str, size: int, signed: bool, symbol: Callable[[str], int | None]) -> Operand | None:
@@ -193,7 +214,9 @@ def _arm(body: str, size: int, signed: bool, symbol: Callable[[str], int | None]
         return Operand("constant", size, signed, offset=int(match[1], 0))
     if match := re.fullmatch(r"[xw](\d+)", body):
         return Operand("register", size, signed, f"x{match[1]}") if int(match[1]) < 31 else None
-    match = re.fullmatch(rf"\[\s*(x\d+|sp)\s*(?:,\s*(?:#?({_NUMBER})|(x\d+)(?:,\s*lsl\s+#?(\d))?))?\s*\]", body)
+    match = re.fullmatch(
+        rf"\[\s*(x\d+|sp)\s*(?:,\s*(?:#?({_NUMBER})|(x\d+)(?:,\s*lsl\s+#?(\d))?))?\s*\]", body
+    )
     if match is None or (match[4] and int(match[4]) > 3):
         return None
     offset, shift = int(match[2] or "0", 0), int(match[4] or "0")
