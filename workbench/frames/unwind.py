@@ -71,6 +71,8 @@ MAX_GENERATED = 4 << 20
 """Bytes of a mapping without a file that are searched for known code."""
 MAX_REFRESH_SECONDS = 5.0
 MAX_PROCESSES = 4096
+ANONYMOUS = "//anon"
+"""How perf's mmap events name a mapping without a file; /proc/PID/maps gives it no name."""
 _MACHINES = {"x86_64": X86_64, "amd64": X86_64, "aarch64": AARCH64, "arm64": AARCH64}
 
 
@@ -389,7 +391,7 @@ class Unwinder:
             image = _memory(pid, start, size) if self.live else b""
             # That of this process is the same code.
             return self.tables.of_image(image if len(image) == size else vdso_image())
-        if not path.startswith("/"):
+        if not path.startswith("/") or path == ANONYMOUS:
             code = _memory(pid, start, min(end - start, MAX_GENERATED)) if self.live else b""
             return self.tables.of_generated_code(code, self.machine)
         place = readable_place(pid, start, end, path) if self.live else path

@@ -168,6 +168,11 @@ def test_generated_code(program: Any, tables: UnwindTables, mode: str) -> None:
         sample = captured(process)
         unwinder = Unwinder(tables)
         addresses, status = sample.unwind(unwinder)
+        columns = Mappings.snapshot(process.pid)
+        columns["path"] = [path or "//anon" for path in columns["path"]]  # as perf names it
+        told = Unwinder(tables)
+        told.set_mappings(process.pid, columns)
+        assert sample.unwind(told) == (addresses, status)
         anonymous = [
             row
             for row in zip(
