@@ -150,8 +150,9 @@ class Runner:
 
 
 @contextlib.contextmanager
-def _probed(runner: Runner, name: str, mode: Mode) -> Iterator[None]:
+def _probed(runner: Runner, name: str, mode: Mode, stack_bytes: int) -> Iterator[None]:
     from workbench.kernel.loaded import load
+    from workbench.kernel.maps import possible_cpus
     from workbench.objects.model import builtin
 
     join = mode == "call"
@@ -166,12 +167,19 @@ def _probed(runner: Runner, name: str, mode: Mode) -> Iterator[None]:
         "join": join,
         "argument_slots": 0,
         "kernel_stacks": False,
+        "want_stacks": stack_bytes >= 0,
+        "copy_bytes": max(stack_bytes, 0),
         "wake_bytes": 1 << 30,
     }
+    sizes = {"scratches": 4 * possible_cpus()} if stack_bytes >= 0 else {}
     for multi in (True, False):
         types = {} if multi else dict.fromkeys(programs, 0)
         with load(
-            builtin("uprobe"), constants=constants, programs=programs, attach_types=types
+            builtin("uprobe"),
+            constants=constants,
+            map_sizes=sizes,
+            programs=programs,
+            attach_types=types,
         ) as loaded:
             try:
                 for program in programs:
@@ -197,9 +205,9 @@ def _probed(runner: Runner, name: str, mode: Mode) -> Iterator[None]:
             return
 
 
-def _measure(runner: Runner, name: str, mode: Mode) -> Cost:
+def _measure(runner: Runner, name: str, mode: Mode, stack_bytes: int = -1) -> Cost:
     bare = [runner.time(name, 20_000) for _ in range(7)]
-    with _probed(runner, name, mode):
+    with _probed(runner, name, mode, stack_bytes):
         runner.time(name, 20)
         calls = max(20, min(2000, int(1_000_000 / max(runner.time(name, 100), 1.0))))
         probed = [runner.time(name, calls) for _ in range(_BATCHES)]
@@ -231,7 +239,7 @@ def _keep(costs: dict[str, Any]) -> None:
         part.replace(file)
 
 
-def uprobe_cost(name: str, mode: Mode, *, on_return: bool = False) -> Cost:
+def uprobe_cost(name: str, mode: Mode, *, on_return: bool = False, stack_bytes: int = -1) -> Cost:
     """Calibrated cost of one hit: from this boot's cache, else measured now (about 0.2 s).
 
     Parameters
@@ -242,6 +250,9 @@ def uprobe_cost(name: str, mode: Mode, *, on_return: bool = False) -> Cost:
         count: counted only; event: a record per entry; call: entry and return joined to one record.
     on_return : bool
         Only the return is probed.
+    stack_bytes : int
+        Bytes of user stack copied per hit; 0 for the frame-pointer chain alone, -1 for no stack. The calibrated
+        stack is that of a Python interpreter, of ordinary depth.
 
     Raises
     ------
@@ -250,7 +261,7 @@ def uprobe_cost(name: str, mode: Mode, *, on_return: bool = False) -> Cost:
     """
     if on_return:
         mode = "return"
-    key = f"uprobe {name} {mode}"
+    key = f"uprobe {name} {mode}" + (f" stack {stack_bytes}" if stack_bytes >= 0 else "")
     with contextlib.suppress(KeyError, TypeError, ValueError):
         return Cost(*(float(_kept()[key][part]) for part in ("median", "low", "high")))
     with Runner() as runner:
@@ -258,7 +269,7 @@ def uprobe_cost(name: str, mode: Mode, *, on_return: bool = False) -> Cost:
             raise MissingCapability(
                 f"instruction class {name!r} does not exist on this architecture"
             )
-        cost = _measure(runner, name, mode)
+        cost = _measure(runner, name, mode, stack_bytes)
     _keep({key: asdict(cost)})
     return cost
 

@@ -272,8 +272,10 @@ class Modules:
             for module in self:
                 if self._same(module.place, place):
                     return module
-            real = place.removeprefix(self.root) if self.root else place
-            return Module(os.path.realpath(real) if place.startswith("/proc/") else real, place)
+            # Links are resolved, so that frames name the file as mappings of processes do.
+            real = os.path.realpath(place)
+            shown = path if self.root and place.startswith(self.root) else real
+            return Module(shown, place)
         return None
 
     def _library_path(self) -> list[str]:

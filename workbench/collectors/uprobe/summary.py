@@ -156,6 +156,7 @@ def _overhead(sink: Sink, options: Options, plan: Plan, hits: NDArray[np.int64])
     mode: calibrate.Mode = (
         "count" if not options.events and not options.join else "call" if options.join else "event"
     )
+    stack_bytes = {"no": -1, "fp": 0, "yes": options.copy}[options.stacks]
     classes = np.array([site.instruction_class for site in plan.sites])
     rows: dict[str, list[Any]] = {
         key: [] for key in ("probe", "class", "hits", "cost", "low", "high")
@@ -163,7 +164,9 @@ def _overhead(sink: Sink, options: Options, plan: Plan, hits: NDArray[np.int64])
     for name in sorted(set(classes.tolist())):
         total = int(hits[classes == name].sum())
         try:
-            cost = calibrate.uprobe_cost(name, mode, on_return=options.kind == "uretprobe")
+            cost = calibrate.uprobe_cost(
+                name, mode, on_return=options.kind == "uretprobe", stack_bytes=stack_bytes
+            )
             values = (cost.median, cost.low, cost.high)
         except WorkbenchError:
             values = (float("nan"),) * 3
