@@ -47,7 +47,7 @@ int sample_cpu(void *ctx)
 	used = capture_stack(ctx, &s->head.stack, s->body);
 	if (used > sizeof(s->body))
 		used = sizeof(s->body);
-	if (bpf_ringbuf_output(&samples, s, sizeof(s->head) + used, wake_flags(&samples)))
+	if (bpf_ringbuf_output(&samples, s, sizeof(s->head) + used, wake_flags_for(&samples, sizeof(s->head) + used)))
 		__sync_fetch_and_add(&lost_ring_full, 1);
 	return 0;
 }

@@ -70,7 +70,7 @@ static __always_inline int record(void *ctx, __u64 address, __u64 ip, __u8 acces
 		used = capture_stack(ctx, &s->head.stack, s->body);
 	if (used > sizeof(s->body))
 		used = sizeof(s->body);
-	if (bpf_ringbuf_output(&events, s, sizeof(s->head) + used, wake_flags(&events)))
+	if (bpf_ringbuf_output(&events, s, sizeof(s->head) + used, wake_flags_for(&events, sizeof(s->head) + used)))
 		__sync_fetch_and_add(&lost_ring_full, 1);
 	return 0;
 }

@@ -92,7 +92,7 @@ static __always_inline void send(struct part *part)
 
 	if (used > sizeof(part->body))
 		used = sizeof(part->body);
-	if (bpf_ringbuf_output(&events, part, sizeof(part->head) + used, wake_flags(&events)))
+	if (bpf_ringbuf_output(&events, part, sizeof(part->head) + used, wake_flags_for(&events, sizeof(part->head) + used)))
 		__sync_fetch_and_add(&lost_ring_full, 1);
 }
 

@@ -31,15 +31,25 @@
 
 #define PUBLISH(ring_, struct_) const struct struct_ *_schema_##ring_ __attribute__((used)) = 0
 
-/* Wake the reader only when this much is waiting: a wake-up costs the producer an inter-processor interrupt, and the
- * recorder drains on a timer anyway. Bytes; 0 wakes by the kernel's own rule (whenever the reader had caught up). */
+/* Wake the reader when the records that wait grow past this many bytes: a wake-up is an interrupt that the producer
+ * pays, and the recorder drains on a timer anyway. 0 wakes by the kernel's own rule (whenever the reader had caught up).
+ */
 const volatile __u64 wake_bytes = 0;
+
+/* Flags for sending `size` bytes: one wake-up at the crossing, not one for every record beyond it. */
+static __always_inline __u64 wake_flags_for(void *ring, __u64 size)
+{
+	__u64 waiting;
+
+	if (!wake_bytes)
+		return 0;
+	waiting = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
+	return waiting < wake_bytes && waiting + size >= wake_bytes ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+}
 
 static __always_inline __u64 wake_flags(void *ring)
 {
-	if (!wake_bytes)
-		return 0;
-	return bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) >= wake_bytes ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+	return wake_flags_for(ring, 256);
 }
 
 #endif

@@ -21,6 +21,13 @@ _PUBLIC = {
     "watch": "workbench.collectors.api",
     "rwatch": "workbench.collectors.api",
     "doctor": "workbench.host",
+    "claim": "workbench.runs.claims",
+    "record_or_load": "workbench.runs.source",
+    "output_folder": "workbench.runs.source",
+    "workload": "workbench.runs.workloads",
+    "interactive_flamegraph": "workbench.notebook.html",
+    "interactive_timeline": "workbench.notebook.html",
+    "report": "workbench.notebook.report",
     "plot": "workbench.notebook.plot",
 }
 

@@ -26,6 +26,8 @@ from workbench.kernel.ring import RecordReader, Ring
 from workbench.objects.model import builtin
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from workbench.collectors.base import Sink, Target
     from workbench.collectors.spec import Spec
 
@@ -71,6 +73,7 @@ class CpuCollector:
         self.hz, self.stacks, self.copy, self.kernel, self.event = hz, stacks, copy, kernel, event
         self.counters = Counters()
         self.driver = ""
+        self.events: tuple[int, ...] = ()
         self._loaded: Loaded | None = None
         self._taken = 0
 
@@ -128,9 +131,19 @@ class CpuCollector:
                 raise TargetGone(f"process {target.pid} exited while it was being attached")
         for event in events:
             perf.enable(event)
+        self.events = tuple(events)
 
     def _open(self, *, pid: int, cpu: int, follow: bool = False) -> int:
         assert self._loaded is not None
+        event = self._open_bare(pid=pid, cpu=cpu, follow=follow)
+        try:
+            self._loaded.attach_perf_event("sample_cpu", event)
+        except NotPermitted:
+            perf.close(event)
+            raise
+        return event
+
+    def _open_bare(self, *, pid: int, cpu: int, follow: bool = False) -> int:
         flags = ["disabled"]
         if pid >= 0:
             flags.append("inherit")
@@ -138,36 +151,35 @@ class CpuCollector:
                 flags.append("inherit_thread")
         else:
             flags.append("exclude_idle")
-        cycles = perf.EventAttributes(
-            perf.HARDWARE, perf.CPU_CYCLES, sample=self.hz, flags=(*flags, "freq"), wakeup=1
-        )
-        clock = perf.EventAttributes(
-            perf.SOFTWARE,
-            perf.CPU_CLOCK,
-            sample=1_000_000_000 // self.hz,
-            flags=tuple(flags),
-            wakeup=1,
-        )
         wanted = self.driver or self.event
         if wanted != "clock":
+            cycles = perf.EventAttributes(
+                perf.HARDWARE, perf.CPU_CYCLES, sample=self.hz, flags=(*flags, "freq"), wakeup=1
+            )
             try:
                 event = perf.open_event(cycles, pid=pid, cpu=cpu)
                 self.driver = "cycles"
+                return event
             except MissingCapability as error:
                 if wanted == "cycles":
                     error.hint = "this machine has no cycle counter (or the hypervisor hides it); use event=clock"
                     raise
-                event = perf.open_event(clock, pid=pid, cpu=cpu)
-                self.driver = "clock"
-        else:
-            event = perf.open_event(clock, pid=pid, cpu=cpu)
-            self.driver = "clock"
-        try:
-            self._loaded.attach_perf_event("sample_cpu", event)
-        except NotPermitted:
-            perf.close(event)
-            raise
+        period = 1_000_000_000 // self.hz
+        clock = perf.EventAttributes(
+            perf.SOFTWARE, perf.CPU_CLOCK, sample=period, flags=tuple(flags), wakeup=1
+        )
+        event = perf.open_event(clock, pid=pid, cpu=cpu)
+        self.driver = "clock"
         return event
+
+    @contextlib.contextmanager
+    def bare_event(self, tid: int) -> Iterator[int]:
+        """The sampling event of a thread with no program attached, disabled: the floor of what sampling costs."""
+        event = self._open_bare(pid=tid, cpu=-1)
+        try:
+            yield event
+        finally:
+            perf.close(event)
 
     def notes(self) -> dict[str, Any]:
         """What the recording should remember of how sampling was done."""

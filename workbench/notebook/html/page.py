@@ -29,6 +29,18 @@ def asset(name: str) -> str:
     return (files("workbench.notebook") / "assets" / name).read_text(encoding="utf-8")
 
 
+def document(title: str, *parts: str) -> str:
+    """A whole HTML document of the given parts; it follows the reader's light or dark preference."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title><style>:root {{ color-scheme: light dark; }}"
+        "body { margin: 16px; background: Canvas; color: CanvasText; font-family: sans-serif; }</style></head>"
+        f"<body>{''.join(parts)}</body></html>\n"
+    )
+
+
+
 class InteractiveChart:
     """A chart for a notebook's output cell.
 
@@ -62,14 +74,7 @@ class InteractiveChart:
 
     def to_page(self) -> str:
         """A whole HTML document that holds only this chart; it follows the reader's light or dark preference."""
-        title = html.escape(str(self.data.get("title", self.kind)))
-        return (
-            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width">'
-            f"<title>{title}</title><style>:root {{ color-scheme: light dark; }}"
-            "body { margin: 16px; background: Canvas; }</style></head>"
-            f"<body>{self.to_html()}</body></html>\n"
-        )
+        return document(str(self.data.get("title", self.kind)), self.to_html())
 
     def __str__(self) -> str:
         return self.text
