@@ -10,6 +10,7 @@
 #define STACK_H
 
 #include "workbench.h"
+#include "return_probes.h"
 
 #define MAX_FRAMES 127
 #define FRAME_BYTES (MAX_FRAMES * 8)
@@ -20,7 +21,8 @@
 #define STACK_PAGE 4096
 
 struct stack_head {
-	__u64 ip, sp, fp; /* user registers; 0 for kernel threads */
+	__u64 ip, sp, fp, lr; /* user registers; 0 for kernel threads; lr on aarch64 only */
+	__u64 returns[MAX_RETURNS]; /* original return addresses of functions with a return probe, ended by 0 */
 	__u32 copied;     /* bytes of user stack */
 	__u16 kernel_frames, user_frames;
 };
@@ -51,7 +53,7 @@ static __always_inline bool user_registers(struct stack_head *head)
 	struct task_struct___stack *task = (void *)bpf_get_current_task_btf();
 	void *regs;
 
-	head->ip = head->sp = head->fp = 0;
+	head->ip = head->sp = head->fp = head->lr = 0;
 	if (!task->mm)
 		return false;
 	regs = (void *)bpf_task_pt_regs((struct task_struct *)task);
@@ -63,6 +65,7 @@ static __always_inline bool user_registers(struct stack_head *head)
 	bpf_probe_read_kernel(&head->ip, 8, &((struct user_pt_regs___arm64 *)regs)->pc);
 	bpf_probe_read_kernel(&head->sp, 8, &((struct user_pt_regs___arm64 *)regs)->sp);
 	bpf_probe_read_kernel(&head->fp, 8, &((struct user_pt_regs___arm64 *)regs)->regs[29]);
+	bpf_probe_read_kernel(&head->lr, 8, &((struct user_pt_regs___arm64 *)regs)->regs[30]);
 #endif
 	return true;
 }
@@ -75,7 +78,8 @@ static __always_inline __u32 capture_stack(void *ctx, struct stack_head *head, _
 
 	head->copied = 0;
 	head->kernel_frames = head->user_frames = 0;
-	head->ip = head->sp = head->fp = 0;
+	head->ip = head->sp = head->fp = head->lr = 0;
+	head->returns[0] = 0;
 	if (kernel_stacks) {
 		n = bpf_get_stack(ctx, body, FRAME_BYTES, skip_frames & BPF_F_SKIP_FIELD_MASK);
 		if (n > 0) {
@@ -91,6 +95,8 @@ static __always_inline __u32 capture_stack(void *ctx, struct stack_head *head, _
 		used += n;
 		head->user_frames = n / 8;
 	}
+	if (copy_bytes)
+		original_returns(head->returns);
 	/* Page by page: a read that crosses the end of the stack's mapping would fail as a whole. */
 	for (int i = 0; i < MAX_COPY / STACK_PAGE + 1 && copied < copy_bytes; i++) {
 		__u64 from = head->sp + copied;

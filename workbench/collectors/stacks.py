@@ -110,8 +110,9 @@ class StackReader:
 
         assert self._unwinder is not None
         copied = np.clip(head["copied"].astype(np.int64), 0, end - at)
-        registers = np.stack([head["ip"], head["sp"], head["fp"]], axis=1)
-        chains = self._unwinder.unwind(pids, registers, records.buffer, at, copied.astype(np.int32))
+        registers = np.stack([head[name] for name in ("ip", "sp", "fp", "lr")], axis=1)
+        returns = head["returns"] if head["returns"][:, 0].any() else None
+        chains = self._unwinder.unwind(pids, registers, records.buffer, at, copied.astype(np.int32), returns)
         found = chains.lengths.astype(np.int64)
         complete = (chains.status & ~np.uint8(FRAME_POINTER)) == Status.COMPLETE
         better = (found > 0) & (complete | (found >= count))
