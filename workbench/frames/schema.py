@@ -263,7 +263,11 @@ register(
                 "event", "str", "", "entry, return, call (entry joined with its return) or mark"
             ),
             Column(
-                "duration", "int64", "ns", "entry to return; -1 where the row has only one of them"
+                "duration",
+                "int64",
+                "ns",
+                "entry to return, with the probe's own trap between them (see `overhead`: where the first "
+                "instruction is single-stepped that is most of a short call); -1 where the row has only one of them",
             ),
             Column(
                 "result",

@@ -497,3 +497,23 @@ def test_a_target_that_becomes_another_program_keeps_its_probes(folder, calls):
     program = compile_c(folder, "becomes", source, "-O1")
     _, sink, _ = run_collector(f"uprobe:{calls}:negative", [program, calls])
     assert len(sink.frame("calls")) == 20
+
+
+def test_probes_of_one_recording_may_name_arguments_alike(folder, calls):
+    """Columns of frame `calls` are shared: the same name with another type becomes another column."""
+    collect = ["uprobe:ten", "uprobe:negative(unsigned long seven)", "uprobe:factorial,return=yes"]
+    recorder = Recorder(
+        collect,
+        output=folder / "shared",
+        command=[calls],
+        stdout=subprocess.DEVNULL,
+        overwrite=True,
+    )
+    rows = recorder.start().result().frame("calls")
+    assert rows.groupby("function", observed=True).size().to_dict() == {
+        "factorial": 10,
+        "negative": 20,
+        "ten": 100,
+    }
+    assert (rows.query("function == 'ten'")["arg_seven"] == -7).all()
+    assert rows.query("function == 'negative'")["arg_seven_uint64"].tolist() == list(range(1, 21))

@@ -50,6 +50,10 @@ class UprobeCollector:
         self.plan: Plan | None = None
         self._attachment: Attachment | None = None
         self._ring: Ring | None = None
+        self._rows: Rows | None = None
+        self._multi = True
+        self._refused: dict[int, str] = {}
+        self._late = 0
 
     @classmethod
     def from_spec(cls, spec: Spec) -> UprobeCollector:
@@ -185,23 +189,24 @@ class UprobeCollector:
             return
         self._attachment.prune()
         self._attachment.attach_one(pid)
-        self._late = getattr(self, "_late", 0) + 1
+        self._late += 1
 
     def notes(self) -> dict[str, Any]:
         """What was left out and how the probes were attached, for the manifest."""
-        plan = self.plan
+        plan, refused = self.plan, self._refused
+        if self._attachment is not None:
+            self._multi, refused = self._attachment.multi, self._attachment.refused
+            self._refused = refused
+        names = {i: plan.sites[i].function for i in refused} if plan else {}
         notes: dict[str, Any] = {
             "sites": len(plan.sites) if plan else 0,
+            "attach": "multi" if self._multi else "events",
             "left_out": plan.notes[:100] if plan else [],
+            "refused": [f"{names[i]}: {why}" for i, why in refused.items()][:100],
             "children": self.options.children,
-            "children_attached_late": getattr(self, "_late", 0),
+            "children_attached_late": self._late,
+            "rows_with_unreadable_arguments": self._rows.unreadable if self._rows else 0,
         }
-        if self._attachment is not None:
-            notes["attach"] = "multi" if self._attachment.multi else "events"
-            names = {i: plan.sites[i].function for i in self._attachment.refused} if plan else {}
-            notes["refused"] = [
-                f"{names[i]}: {why}" for i, why in self._attachment.refused.items()
-            ][:100]
         return {f"probe {self.options.text}": notes}
 
     def wake_fds(self) -> tuple[int, ...]:
@@ -243,8 +248,8 @@ class UprobeCollector:
         if self._attachment is None or self.plan is None:
             return
         try:
-            unreadable = self._rows.unreadable if self._rows is not None else 0
-            append_summary(self._sink, self.options, self.plan, self._attachment, unreadable)
+            self.notes()
+            append_summary(self._sink, self.options, self.plan, self._attachment)
         finally:
             self._close()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.collectors.uprobe.abi import STRING
+from workbench.errors import BadSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,6 +107,15 @@ class Rows:
         self.columns = self._argument_columns(plan)
         self.unreadable = 0
         for column in self.columns:
+            self._declare(sink, column)
+
+    @staticmethod
+    def _declare(sink: Sink, column: _Column) -> None:
+        """Declare a column; another probe of the recording may have the name with another type."""
+        try:
+            sink.declare("calls", column.name, column.dtype, column.unit, column.meaning)
+        except BadSpec:
+            column.name += "_" + ("text" if column.dtype == "str" else column.dtype)
             sink.declare("calls", column.name, column.dtype, column.unit, column.meaning)
 
     @staticmethod

@@ -31,14 +31,12 @@ def bucket_bounds(bucket: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.i
     return low, low + np.where(octave == 0, 1, step)
 
 
-def append_summary(
-    sink: Sink, options: Options, plan: Plan, attachment: Attachment, unreadable: int
-) -> None:
+def append_summary(sink: Sink, options: Options, plan: Plan, attachment: Attachment) -> None:
     """Append rows of `probe_counts`, `probe_latencies`, `losses` and `overhead`."""
     hits, returns = _counts(sink, options, plan, attachment)
     if options.latency:
         _latencies(sink, options, plan, attachment)
-    _losses(sink, options, attachment, hits, returns, unreadable)
+    _losses(sink, options, attachment, hits, returns)
     _overhead(sink, options, plan, hits if options.entries else returns)
 
 
@@ -97,7 +95,6 @@ def _losses(
     attachment: Attachment,
     hits: NDArray[np.int64],
     returns: NDArray[np.int64],
-    unreadable: int,
 ) -> None:
     lost = {
         name: int(value[()])
@@ -131,14 +128,6 @@ def _losses(
                 max(int(hits.sum() - returns.sum()) - lost["lost_map_full"], 0),
             ),
         ]
-    if unreadable:
-        rows.append(
-            (
-                frame,
-                "rows with an argument in memory that could not be read (its value is 0 or empty)",
-                unreadable,
-            )
-        )
     if attachment.refused:
         rows.append((frame, "places that the kernel refused to probe", len(attachment.refused)))
     sink.append(
