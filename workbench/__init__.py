@@ -6,6 +6,7 @@ kernel interface. Public names are listed in `_PUBLIC` with the module that hold
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ _PUBLIC = {
     "record": "workbench.collectors.api",
     "watch": "workbench.collectors.api",
     "rwatch": "workbench.collectors.api",
+    "calibrate": "workbench.collectors.calibration",
     "doctor": "workbench.host",
     "claim": "workbench.runs.claims",
     "record_or_load": "workbench.runs.source",
@@ -29,6 +31,7 @@ _PUBLIC = {
     "interactive_timeline": "workbench.notebook.html",
     "report": "workbench.notebook.report",
     "plot": "workbench.notebook.plot",
+    "updates": "workbench.notebook.live",
 }
 
 if TYPE_CHECKING:
@@ -42,7 +45,17 @@ def __getattr__(name: str) -> Any:
     module = import_module(_PUBLIC[name])
     value = module if name == "plot" else getattr(module, name)
     globals()[name] = value
+    if name in ("record", "watch", "rwatch"):
+        _show_recorders()
     return value
+
+
+def _show_recorders() -> None:
+    """In a notebook or IPython, recorders show themselves; with or without `%load_ext workbench`."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is not None:
+        import_module("workbench.notebook.hook").install(shell)
 
 
 def __dir__() -> list[str]:

@@ -7,6 +7,7 @@ how to read it (``explain=False`` leaves the paragraph out of the picture, for a
 
 from __future__ import annotations
 
+from workbench.notebook.plot.costs import costs
 from workbench.notebook.plot.flame import flamegraph
 from workbench.notebook.plot.functions import top
 from workbench.notebook.plot.heat import heatmap
@@ -17,6 +18,7 @@ from workbench.notebook.plot.style import PALETTE, Chart
 __all__ = (
     "PALETTE",
     "Chart",
+    "costs",
     "flamegraph",
     "heatmap",
     "latencies",
