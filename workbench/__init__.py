@@ -64,6 +64,4 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(shell: Any) -> None:
     """`%load_ext workbench`: register the magics."""
-    from workbench.notebook.magics import register
-
-    register(shell)
+    import_module("workbench.notebook.magics").register(shell)
