@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
 import subprocess
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
@@ -23,6 +25,9 @@ class Browser:
             "--no-sandbox",
             "--disable-gpu",
             "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-quic",
+            "--disable-sync",
             "--no-first-run",
             f"--user-data-dir={profile}",
             f"--window-size={width},{height}",
@@ -105,6 +110,10 @@ class Browser:
         self._send(
             "POST", "/actions", {"actions": [{"type": "pointer", "id": "m", "actions": steps}]}
         )
+
+    def screenshot(self, path: Path) -> None:
+        """Write what the window shows as PNG."""
+        path.write_bytes(base64.b64decode(self._send("GET", "/screenshot")))
 
     def complaints(self) -> list[str]:
         """Warnings and errors that the page wrote to the console."""

@@ -21,24 +21,28 @@ class _ListCollectors(argparse.Action):
         parser.exit()
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, cell: bool = False) -> None:
+def add_arguments(
+    parser: argparse.ArgumentParser, *, cell: bool = False, notebook: bool = False
+) -> None:
     """Add the options of a recording.
 
     Parameters
     ----------
     parser : ArgumentParser
     cell : bool
-        For a cell magic: the target defaults to the notebook's own process, and -o to a temporary folder.
+        For a cell magic: no command, and the target defaults to the notebook's own process.
+    notebook : bool
+        For a magic: -c defaults to CPU samples, and -o to a temporary folder.
     """
     parser.add_argument(
-        "-c", "--collect", action="append", metavar="SPEC", required=not cell,
+        "-c", "--collect", action="append", metavar="SPEC", required=not notebook,
         help="what to collect, NAME[:ARGUMENT][,KEY=VALUE...], repeatable; see --collectors",
     )  # fmt: skip
     parser.add_argument(
         "--collectors", action=_ListCollectors, nargs=0, help="list collectors with their options"
     )
     parser.add_argument(
-        "-o", "--output", metavar="DIR", required=not cell, help="folder of the recording"
+        "-o", "--output", metavar="DIR", required=not notebook, help="folder of the recording"
     )
     target = parser.add_argument_group("target (one of)")
     target.add_argument(
@@ -70,7 +74,7 @@ def keywords(arguments: argparse.Namespace) -> dict[str, Any]:
     """Arguments of `Recorder` from parsed options."""
     return {
         "collect": arguments.collect,
-        "output": Path(arguments.output),
+        "output": Path(arguments.output) if arguments.output else None,
         "pid": arguments.pid,
         "machine": arguments.machine,
         "command": tuple(getattr(arguments, "command", ()) or ()),

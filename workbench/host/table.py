@@ -6,7 +6,7 @@ import html
 import json
 import textwrap
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,6 +80,10 @@ class Doctor:
         able = sum(row.ok for row in self.rows)
         lines.append(f"{able} of {len(self.rows)} capabilities work here")
         return "\n".join(lines)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """The text that IPython shows and saves beside the HTML."""
+        printer.text(str(self))
 
     def _repr_html_(self) -> str:
         cells = "".join(

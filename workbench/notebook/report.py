@@ -84,6 +84,10 @@ class Report:
             lines += ["", one.title, *_table(one)]
         return "\n".join(lines)
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """The text that IPython shows and saves beside the HTML."""
+        printer.text(str(self))
+
     def _repr_html_(self) -> str:
         facts = "".join(
             f"<tr><th style='text-align:left'>{html.escape(_label(key))}</th>"
