@@ -56,7 +56,8 @@ def readable_place(pid: int, start: int, end: int, path: str) -> str:
     for one in candidates:
         if one.startswith(f"/proc/{pid}/root") and plain != path:
             continue
-        if os.access(one, os.R_OK) and Path(one).is_file():
+        # os.path.isfile: a process that exits here makes the look-up fail with ESRCH, which Path.is_file raises.
+        if os.access(one, os.R_OK) and os.path.isfile(one):  # noqa: PTH113
             return one
     return plain if plain == path and os.access(plain, os.R_OK) else ""
 
