@@ -171,7 +171,9 @@ register(
                     "function",
                     "str",
                     "",
-                    "demangled function name, else module+offset, else the address",
+                    "demangled function name; name@plt: the stub that calls an imported function; module:0xaddress: a "
+                    "function without a symbol, by its first address in the file (a stripped file still tells it); "
+                    "else module+0xoffset: a byte of the file, else the address",
                 ),
                 ("module", "str", "", "path of the mapped file, [kernel], or empty"),
                 ("line", "str", "", "file:line where debug information exists, else empty"),
@@ -381,20 +383,27 @@ register(
             *WHO,
             Column("layer", "str", "", "runtime (CUDA runtime), driver (CUDA driver) or opencl"),
             Column("api", "str", "", "API function"),
-            Column("kind", "str", "", "launch, copy, alloc, free, sync or other"),
+            Column("kind", "str", "", "launch, copy, fill, prefetch, alloc, free, sync or other"),
             Column(
                 "direction",
                 "str",
                 "",
-                "of a copy: host-to-device, device-to-host, device-to-device, ...",
+                "of a copy: host-to-device, device-to-host, device-to-device, host-to-host, default "
+                "(the driver finds out), map or unmap",
             ),
             Column("duration", "int64", "ns", "host time inside the call"),
-            Column("result", "int32", "", "return code of the API; 0 is success in all layers"),
+            Column(
+                "result",
+                "int32",
+                "",
+                "return code of the API, 0 is success in all layers; 1 where a null pointer came without a code",
+            ),
             Column(
                 "bytes",
                 "int64",
                 "bytes",
-                "bytes copied, allocated or freed; 0 unless the call succeeded",
+                "bytes copied, filled, allocated or freed; 0 unless the call succeeded, and for memory allocated "
+                "before the recording; never add layers: a runtime call makes driver calls (see `nested`)",
             ),
             Column(
                 "pointer",
@@ -402,16 +411,60 @@ register(
                 "address",
                 "device pointer or memory object, kernel function for a launch",
             ),
+            Column("kernel", "str", "", "name of the launched kernel, empty where it is not known"),
             Column("stream", "uint64", "", "stream or command queue handle"),
-            Column("grid_x", "int64", "", "blocks (CUDA) or global work size (OpenCL) in x"),
+            Column("grid_x", "int64", "", "blocks (CUDA) or global work size (OpenCL) in x; 0 for other calls"),
             Column("grid_y", "int64", "", "same in y"),
             Column("grid_z", "int64", "", "same in z"),
             Column(
-                "block_x", "int64", "", "threads per block (CUDA) or local work size (OpenCL) in x"
+                "block_x",
+                "int64",
+                "",
+                "threads per block (CUDA) or local work size (OpenCL, 0 where it was left to the platform) in x",
             ),
             Column("block_y", "int64", "", "same in y"),
             Column("block_z", "int64", "", "same in z"),
+            Column(
+                "nested",
+                "bool",
+                "",
+                "made inside another recorded GPU API call of the thread; the others count each operation once",
+            ),
             STACK,
+        ),
+        recorded_by="gpu",
+    ),
+    Schema(
+        "gpu_counts",
+        "GPU API calls counted in the kernel by function: complete even where `gpu_calls` lost rows",
+        _columns(
+            [
+                ("layer", "str", "", "runtime (CUDA runtime), driver (CUDA driver) or opencl"),
+                ("api", "str", "", "API function"),
+                ("kind", "str", "", "as in gpu_calls"),
+                PID,
+                ("calls", "int64", "", "calls that returned"),
+                ("errors", "int64", "", "calls that failed"),
+                ("bytes", "int64", "bytes", "sum of the bytes of successful calls"),
+                ("total_duration", "int64", "ns", "sum of the host time inside the calls"),
+            ]
+        ),
+        recorded_by="gpu",
+    ),
+    Schema(
+        "gpu_memory",
+        "memory allocated through a GPU API while recording and not freed by its end",
+        _columns(
+            [
+                Column("time", "int64", "ns", "when it was allocated: the row of gpu_calls with this time and tid"),
+                PID,
+                TID,
+                ("layer", "str", "", "runtime (CUDA runtime), driver (CUDA driver) or opencl; never add layers"),
+                ("api", "str", "", "API function that allocated it"),
+                ("space", "str", "", "device, host, managed, shared, array or image"),
+                ("pointer", "uint64", "address", "pointer or memory object"),
+                ("bytes", "int64", "bytes", "size; 0 for arrays and images"),
+            ]
         ),
         recorded_by="gpu",
     ),

@@ -204,15 +204,27 @@ def test_lines_are_left_out_where_there_are_none(tmp_path: Path) -> None:
     assert _frames(found) == [(0, 0, "outer", "", False)]
 
 
-def test_a_stripped_program_gives_module_and_offset(tmp_path: Path) -> None:
-    program = _build(tmp_path, "-s")
+@pytest.mark.parametrize("described", [True, False])
+def test_a_stripped_program_gives_the_function_or_the_offset(
+    tmp_path: Path, described: bool
+) -> None:
+    flags = [] if described else ["-fno-asynchronous-unwind-tables"]
+    program = _build(tmp_path, "-s", *flags)
     with _running(str(program)) as (pid, at):
         mappings = Mappings.from_columns(Mappings.snapshot(pid))
         row = mappings.find(pid, np.array([at["outer"]], np.uint64))[0]
+        # (cc puts code at equal addresses and offsets)
         offset = at["outer"] - int(mappings.start[row]) + int(mappings.offset[row])
+        addresses = np.array([at["outer"], at["outer"] + 4, at["inlined"] - 1], np.uint64)
         with Symbolizer(mappings) as symbolizer:
-            found = symbolizer.functions(pid, np.array([at["outer"]], np.uint64))
-    assert found.to_pylist() == [f"program+{offset:#x}"]
+            found = symbolizer.functions(pid, addresses)
+            resolved = symbolizer.resolve(pid, addresses)
+    assert resolved.function.to_pylist() == found.to_pylist()
+    if described:
+        assert found.to_pylist() == [f"program:{offset:#x}"] * 3
+        assert len(set(resolved.function.indices.to_pylist())) == 1
+    else:
+        assert found.to_pylist()[:2] == [f"program+{offset:#x}", f"program+{offset + 4:#x}"]
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")

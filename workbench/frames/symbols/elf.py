@@ -13,6 +13,7 @@ import numpy as np
 from workbench.errors import UnknownSymbol
 from workbench.frames.symbols.demangle import demangle
 from workbench.frames.symbols.elffile import BadElf, ElfFile
+from workbench.frames.symbols.functions import NAMELESS
 from workbench.frames.symbols.names import NamePool, edit_distances, mangled_fragment
 from workbench.frames.symbols.table import FUNCTION, OBJECT, build_table, minidebug
 
@@ -274,6 +275,31 @@ class ElfSymbols:
             wanted = FUNCTION if kind == "function" else OBJECT
             index[(index >= 0) & (self.columns["kind"][index] != wanted)] = -1
         return index
+
+    def find_code(self, vaddrs: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Index of the function or linkage stub without a symbol that holds each virtual address, or -1."""
+        starts, ends = self.columns["code_start"], self.columns["code_end"]
+        vaddrs = np.asarray(vaddrs, np.uint64)
+        if not len(starts):
+            return np.full(len(vaddrs), -1, np.int64)
+        at = np.searchsorted(starts, vaddrs, "right") - 1
+        return np.where((at >= 0) & (vaddrs < ends[at]), at, -1)
+
+    def code_names(self, indices: NDArray[np.int64], module: str) -> list[str]:
+        """Names of what `find_code` found.
+
+        ``module:0xaddress`` for a function, by its first address in the file's symbol table; ``name@plt`` for the
+        stub by which the file calls an imported function, ``module:plt`` for what all its stubs share.
+        """
+        names = []
+        for i in indices.tolist():
+            offset = int(self.columns["code_name"][i])
+            if offset == NAMELESS:
+                names.append(f"{module}:{int(self.columns['code_start'][i]):#x}")
+            else:
+                name = self.pool.name(offset)
+                names.append(f"{demangle(name)}@plt" if name else f"{module}:plt")
+        return names
 
     # Names ----------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import posixpath
 import re
 import select
 import shutil
@@ -16,6 +17,7 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,4 +211,10 @@ def _frames(line: bytes) -> tuple[LineFrame, ...]:
 
 def _place(symbol: dict[str, Any]) -> str:
     name, line = symbol.get("FileName", ""), symbol.get("Line", 0)
-    return f"{name}:{line}" if name and line else ""
+    return f"{_tidy(str(name))}:{line}" if name and line else ""
+
+
+@lru_cache(maxsize=4096)
+def _tidy(name: str) -> str:
+    """The path without what the build's working folder left in it: ``/./``, ``a/../b``."""
+    return posixpath.normpath(name) if "/" in name else name

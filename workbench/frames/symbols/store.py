@@ -22,6 +22,7 @@ from workbench.errors import WorkbenchError
 from workbench.frames.symbols.arrayfile import BadArrayFile, read_arrays, write_arrays
 from workbench.frames.symbols.elf import ElfSymbols, debug_file
 from workbench.frames.symbols.elffile import ElfFile, build_id_of
+from workbench.frames.symbols.functions import NAMELESS
 from workbench.frames.symbols.names import NamePool
 
 if TYPE_CHECKING:
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = ("SymbolStore", "cache_folder", "default_store")
 
-VERSION = "symbols-2"
+VERSION = "symbols-3"
 DEFAULT_LIMIT = 2 << 30
 _COLUMNS = {
     "value": "<u8", "size": "<u8", "kind": "|u1", "binding": "|u1", "name": "<u4",
     "starts": "<u8", "ends": "<u8", "best": "<i4", "parent": "<i4",
+    "code_start": "<u8", "code_end": "<u8", "code_name": "<u4",
     "load_offset": "<u8", "load_filesz": "<u8", "load_vaddr": "<u8", "load_memsz": "<u8", "load_flags": "<u4",
 }  # fmt: skip
 _HEX = re.compile(r"[0-9a-f]{8,128}")
@@ -259,7 +261,8 @@ class SymbolStore:
 
     def _evict(self) -> None:
         files = []
-        for file in self.folder.glob("*/*"):
+        # Those of other versions too: after an upgrade nobody reads them.
+        for file in self.folder.parent.glob("symbols-*/*/*"):
             with contextlib.suppress(OSError):
                 status = file.stat()
                 files.append((status.st_mtime, status.st_size, file))
@@ -279,6 +282,11 @@ def _consistent(columns: dict[str, NDArray[np.generic]], pool_size: int) -> bool
     if any(len(columns[key]) != ranges for key in ("ends", "best", "parent")):
         return False
     if any(len(column) != loads for key, column in columns.items() if key.startswith("load_")):
+        return False
+    code = columns["code_name"]
+    if any(len(columns[key]) != len(code) for key in ("code_start", "code_end")):
+        return False
+    if len(code) and int(code[code != np.uint32(NAMELESS)].max(initial=0)) >= pool_size:
         return False
     if pool_size < 1 or (symbols and int(columns["name"].max()) >= pool_size):
         return False

@@ -325,10 +325,18 @@ class Symbolizer:
         if with_lines and symbols.has_lines:
             self._add_lines(unique, at[inside], path, symbols, vaddrs[inside])
         bad = np.flatnonzero(~good)
-        if len(bad):
-            short = path.rpartition("/")[2]
-            places = np.where(inside, vaddrs, offsets)[bad].tolist()
-            unique.function[at[bad]] = functions.listed([f"{short}+{place:#x}" for place in places])
+        if not len(bad):
+            return
+        short = _file_name(path)
+        code = np.where(inside[bad], symbols.find_code(vaddrs[bad]), -1)
+        known, member = np.unique(code[code >= 0], return_inverse=True)
+        if len(known):
+            codes = functions.listed(symbols.code_names(known, short))
+            unique.function[at[bad[code >= 0]]] = codes[member]
+        bad = bad[code < 0]
+        unique.function[at[bad]] = functions.listed(
+            [f"{short}+{offset:#x}" for offset in offsets[bad].tolist()]
+        )
 
     def _add_lines(
         self,
@@ -399,7 +407,7 @@ class Symbolizer:
             path = self.mappings.path[row] if row >= 0 else ""
             if path and not _is_anonymous(path):
                 offset = address - int(self.mappings.start[row]) + int(self.mappings.offset[row])
-                names.append(f"{path.rpartition('/')[2]}+{offset:#x}")
+                names.append(f"{_file_name(path)}+{offset:#x}")
             else:
                 names.append(f"{address:#x}")
         unique.function[left] = functions.listed(names)
@@ -456,6 +464,10 @@ def _is_anonymous(path: str) -> bool:
     return path in _ANONYMOUS or path.startswith(
         ("[anon", "/memfd:", "anon_inode:", "/SYSV", "/dev/")
     )
+
+
+def _file_name(path: str) -> str:
+    return path.rpartition("/")[2].removesuffix(" (deleted)")
 
 
 def _content(path: Path | None) -> bytes:

@@ -19,6 +19,7 @@ from workbench.frames.symbols.elffile import (
     ElfFile,
     Section,
 )
+from workbench.frames.symbols.functions import NAMELESS, CodeRanges, code_ranges
 from workbench.frames.symbols.names import NamePool
 
 if TYPE_CHECKING:
@@ -169,7 +170,9 @@ def build_table(images: list[ElfFile]) -> tuple[dict[str, NDArray[Any]], bytes]:
         Per symbol, sorted by address, best name first: ``value`` uint64, ``size`` uint64 (zero-size symbols extend
         to the next one), ``kind`` uint8, ``binding`` uint8, ``name`` uint32 (offset into the names). Per distinct
         address: ``starts`` uint64, ``ends`` uint64, ``best`` int32 (row of its best symbol), ``parent`` int32 (the
-        nearest earlier address whose range covers this one, or -1).
+        nearest earlier address whose range covers this one, or -1). Per function or linkage stub that no symbol
+        covers whole: ``code_start``, ``code_end`` uint64 (sorted, disjoint), ``code_name`` uint32 (see
+        `functions.CodeRanges`, offsets into the names).
     names : bytes
         NUL-terminated names.
     """
@@ -195,10 +198,22 @@ def build_table(images: list[ElfFile]) -> tuple[dict[str, NDArray[Any]], bytes]:
             pool += strings
     if columns is None:
         columns = _usable(images[0], np.zeros(0, SYMBOL_DTYPE), b"")
-    return _index(columns), pool or b"\0"
+    code = code_ranges(images[0])
+    table = _index(columns, code)
+    code = code.beyond(table["starts"], table["ends"])
+    pool = pool or b"\0"
+    names = code.names
+    named = names != NAMELESS
+    if len(pool) + len(code.pool) < NAMELESS and named.any():
+        names = np.where(named, names + np.uint32(len(pool)), names)
+        pool += code.pool
+    else:
+        names = np.full(len(names), NAMELESS, np.uint32)
+    table |= {"code_start": code.starts, "code_end": code.ends, "code_name": names}
+    return table, pool
 
 
-def _index(columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def _index(columns: dict[str, NDArray[Any]], code: CodeRanges) -> dict[str, NDArray[Any]]:
     value, rank = columns["value"], columns["rank"]
     if len(value) and int(value.max()) < 1 << 56:
         order = np.argsort((value << np.uint64(8)) | rank, kind="stable")
@@ -212,7 +227,7 @@ def _index(columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     starts = value[best]
     following = np.full(len(starts), np.uint64(2**64 - 1))
     following[:-1] = starts[1:]
-    # Assembly symbols have no size: they end at the next symbol or with their section.
+    # Assembly symbols have no size: they end at the next symbol, with their function or with their section.
     group = np.cumsum(first) - 1
     bound = np.where(limit > value, np.minimum(following[group], limit), following[group])
     bound = (
@@ -220,7 +235,10 @@ def _index(columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         if len(value)
         else bound
     )
-    size = np.where(size == 0, bound - value, size)
+    sizeless = np.flatnonzero(size == 0)
+    if len(sizeless):
+        size = size.copy()
+        size[sizeless] = np.minimum(bound[sizeless], code.edge_after(value[sizeless])) - value[sizeless]
     ends = starts + size[best]
     return {
         "value": value,

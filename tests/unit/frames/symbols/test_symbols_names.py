@@ -126,13 +126,39 @@ def test_kallsyms_names_and_hidden_addresses() -> None:
         b"ffffffff81000000 T __alias\nffffffff81000000 T vfs_read\nffffffff81000100 t local\n"
         b"ffffffffc0000000 t in_module\t[ext4]\nffffffff82000000 D data\n"
     )
-    assert table.names == ["vfs_read", "local", "in_module"]
+    assert list(table.names) == ["vfs_read", "local", "in_module"]
     assert table.modules == ["[kernel]", "[kernel]", "[ext4]"]
     assert table.find(np.array([0xFFFFFFFF810000FF, 0xFFFFFFFF80000000], np.uint64)).tolist() == [
         0,
         -1,
     ]
     assert len(parse_kallsyms(b"0000000000000000 T vfs_read\n").names) == 0
+    # What does not parse is left out; the last line needs no end.
+    odd = b"\n\nshort\nzzzzffff81000000 T no_number\nffffffff81000200 Tno_space\nffffffff81000300 w last"
+    assert list(parse_kallsyms(odd).names) == ["last"]
+    assert len(parse_kallsyms(b"").names) == 0
+
+
+@pytest.mark.needs("kallsyms")
+def test_kallsyms_of_this_kernel_and_their_memory() -> None:
+    content = Path("/proc/kallsyms").read_bytes()
+    table = parse_kallsyms(content)
+    wanted = {}
+    for line in content.decode().splitlines():
+        address, kind, name = line.split()[:3]
+        if kind in "tTwW" and int(address, 16):
+            wanted.setdefault(int(address, 16), set()).add(name)
+    assert table.starts.tolist() == sorted(wanted)
+    assert all(
+        name in wanted[start]
+        for start, name in zip(table.starts.tolist(), table.names, strict=True)
+    )
+    assert parse_kallsyms(bytes(bytearray(content))) is table
+    # A BPF program loaded meanwhile is known.
+    grown = parse_kallsyms(content + b"ffffffffc0ffee00 t bpf_prog_new\t[bpf]\n")
+    found = grown.find(np.array([0xFFFFFFFFC0FFEE04], np.uint64))
+    assert [grown.names[i] for i in found] == ["bpf_prog_new"]
+    assert [grown.modules[i] for i in found] == ["[bpf]"]
 
 
 def test_maps_lines() -> None:
