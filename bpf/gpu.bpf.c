@@ -14,7 +14,7 @@
 #include "stack.h"
 
 #define MAX_FIELDS 10
-#define MAX_TEXT 128
+#define MAX_TEXT 512
 #define SLOTS 4 /* hits that may preempt each other on one CPU */
 
 enum source { NOWHERE, REGISTER, MEMORY };
@@ -116,7 +116,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 4 * 1024 * 1024);
+	__uint(max_entries, 262144);
 	__type(key, struct allocation_key);
 	__type(value, struct allocation);
 } live SEC(".maps");
@@ -144,6 +144,10 @@ PUBLISH(names, name);
 /* False counts only, by function: no row per call, half the cost. */
 const volatile bool want_events = true;
 const volatile bool want_stacks = false;
+
+/* Set once everything known at the start is attached: entries and returns are attached one after the other, and calls
+ * between would be halves. */
+bool recording;
 
 __u64 lost_ring_full;
 __u64 lost_names;
@@ -355,8 +359,7 @@ static __always_inline void emit(void *ctx, __u32 id, __u64 who, struct pending 
 	}
 }
 
-SEC("uprobe.multi/enter")
-int enter(void *ctx)
+static __always_inline int entered(void *ctx, bool sleepable)
 {
 	__u32 cookie = bpf_get_attach_cookie(ctx), id = cookie & 0xffff;
 	__u64 who = bpf_get_current_pid_tgid(), pointer = 0, *outer;
@@ -364,7 +367,7 @@ int enter(void *ctx)
 	struct api *api = bpf_map_lookup_elem(&apis, &id);
 	struct pending p = {};
 
-	if (!api)
+	if (!recording || !api)
 		return 0;
 	for (int i = 0; i < MAX_FIELDS; i++) {
 		if (i >= api->count)
@@ -372,6 +375,11 @@ int enter(void *ctx)
 		p.values[i] = read_field(ctx, &api->fields[i]);
 		if (api->fields[i].flags & POINTER)
 			pointer = p.values[i];
+		if (sleepable && api->fields[i].flags & TEXT) {
+			char byte;
+
+			bpf_copy_from_user(&byte, 1, (void *)p.values[i]);
+		}
 	}
 	if (api->kind == FREE)
 		begin_free(api, who, pointer, &p);
@@ -389,6 +397,19 @@ int enter(void *ctx)
 	return 0;
 }
 
+SEC("uprobe.multi/enter")
+int enter(void *ctx)
+{
+	return entered(ctx, false);
+}
+
+/* For functions that take a kernel's name, which nobody may have read yet: it is brought into memory first. */
+SEC("uprobe.multi.s/enter_name")
+int enter_name(void *ctx)
+{
+	return entered(ctx, true);
+}
+
 SEC("uprobe.multi/leave")
 int leave(void *ctx)
 {
@@ -401,11 +422,11 @@ int leave(void *ctx)
 	bool failed, has_bytes = false, has_code = false;
 	__s32 code = 0, written = 0;
 
+	if (!recording || !api)
+		return 0;
 	outer = bpf_map_lookup_elem(&outermost, &key.tid);
 	if (outer && *outer == key.sp)
 		*outer = 0;
-	if (!api)
-		return 0;
 	if (!p) {
 		__sync_fetch_and_add(&lost_no_entry, 1);
 		return 0;

@@ -37,6 +37,11 @@ class Processes:
     sink : Sink
     data : bool
         Record data mappings as well as executable ones.
+
+    Attributes
+    ----------
+    mapped : list of (pid, path)
+        Files that processes in scope mapped, as the last `drain` saw them.
     """
 
     def __init__(self, target: Target, sink: Sink, *, data: bool = False) -> None:
@@ -44,6 +49,7 @@ class Processes:
         self._maps: dict[int, list[_Mapping]] = {}
         self._comms: dict[int, str] = {}
         self.seen: set[int] = set()
+        self.mapped: list[tuple[int, str]] = []
         self.sideband: Sideband | None = None
         with contextlib.suppress(NotPermitted, MissingCapability):
             self.sideband = Sideband(data=data)
@@ -142,6 +148,7 @@ class Processes:
                 if event.kind != "comm":
                     life.append(event)
         self._write(life, mapped)
+        self.mapped = [(event.pid, event.path) for event in mapped if event.path]
         self.seen.update(added)
         if self._target.unwinding:
             for pid in changed:

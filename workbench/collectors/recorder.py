@@ -331,8 +331,21 @@ class Recorder:
                     WorkbenchError
                 ):  # it exited already, or its library is not mapped yet
                     one.attach_process(pid)
+        self._tell_mapped()
         for one in self.collectors:
             one.drain()
+
+    def _tell_mapped(self) -> None:
+        """Collectors with a method `mapped(pid, path)` hear of files that a process in scope has mapped."""
+        if not self._processes.mapped:
+            return
+        for one in self.collectors:
+            mapped = getattr(one, "mapped", None)
+            if mapped is None:
+                continue
+            for pid, path in self._processes.mapped:
+                with contextlib.suppress(WorkbenchError):  # it exited already
+                    mapped(pid, path)
 
     def _finish(self) -> None:
         self._end = time.monotonic()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import workbench.host.try_bpf
+import workbench.host.try_gpu
 import workbench.host.try_memory
 import workbench.host.try_perf
 import workbench.host.try_process
