@@ -30,10 +30,9 @@ _PLACE = np.dtype(
 _HEADER = np.dtype(
     [
         ("magic", "<u4"), ("version", "<u4"), ("records", "<u4"), ("record_bytes", "<u4"), ("token", "<u4"),
-        ("want_values", "<u4"), ("want_stacks", "<u4"), ("keep_environment", "<u4"), ("loads", "<u4"),
-        ("reserved", "<u4"), ("budget", "<i8"), ("window", "<i8"), ("taken", "<u8"), ("lost_ring_full", "<u8"),
-        ("lost_budget_spent", "<u8"), ("lost_rate_limited", "<u8"), ("head", "<u8"), ("tail", "<u8"),
-        ("places", _PLACE, (PLACES,)),
+        ("want_values", "<u4"), ("want_stacks", "<u4"), ("loads", "<u4"), ("budget", "<i8"), ("window", "<i8"),
+        ("taken", "<u8"), ("lost_ring_full", "<u8"), ("lost_budget_spent", "<u8"), ("lost_rate_limited", "<u8"),
+        ("head", "<u8"), ("tail", "<u8"), ("places", _PLACE, (PLACES,)),
     ]
 )  # fmt: skip
 RECORD = np.dtype(
@@ -71,21 +70,11 @@ class Area:
         Records of the ring, a power of two.
     values, stacks : bool
         What the agent records besides registers and code.
-    keep_environment : int
-        Programs that hand the agent on to the program they execute.
 
     `area[name]` reads and writes a field of the header; names as in ``struct watch_header``.
     """
 
-    def __init__(
-        self,
-        token: int,
-        *,
-        records: int = 32768,
-        values: bool,
-        stacks: bool,
-        keep_environment: int = 0,
-    ) -> None:
+    def __init__(self, token: int, *, records: int = 32768, values: bool, stacks: bool) -> None:
         core = _core()
         self._take = core.wb_watch_take
         self.size = HEADER + records * RECORD.itemsize
@@ -97,7 +86,6 @@ class Area:
         header["version"], header["records"] = _VERSION, records
         header["record_bytes"], header["token"] = RECORD.itemsize, token
         header["want_values"], header["want_stacks"] = values, stacks
-        header["keep_environment"] = keep_environment
         header["magic"] = _MAGIC
         self._out = np.zeros(min(records, 4096), RECORD)
         self.unpublished = 0

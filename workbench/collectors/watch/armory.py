@@ -75,6 +75,8 @@ class Armory:
         self._windows: list[Window] = []
         self._rows: list[tuple[int, int, int, int, int, int, int]] = []
         self.closed = False
+        self.trapped = 0
+        """Hits as the kernel counted them, known once closed."""
 
     def begin(self, pids: Iterable[int], places: list[Place]) -> None:
         """Open events on every thread of `pids`, then arm them.
@@ -98,8 +100,8 @@ class Armory:
     def _arm(self, pids: Iterable[int]) -> None:
         if self._values:
             self._remember(pids, self._breakpoints.places)
-        self._breakpoints.enable()
         start = now()
+        self._breakpoints.enable()
         for window in self._windows:
             window.arm(start)
 
@@ -154,12 +156,12 @@ class Armory:
             if self._values:
                 self._remember(pids, [place])
             self._backend.watch(slot, place)
+            self._windows[slot] = coming_up = Window(place, now())
+            if self._breakpoints.enabled:
+                coming_up.arm(coming_up.start)
             self._breakpoints.move(slot, place)
             # Counted once the slot is aimed elsewhere: no hit can come in between.
             self._end(window)
-            self._windows[slot] = Window(place, now())
-            if self._breakpoints.enabled:
-                self._windows[slot].arm(now())
 
     def _end(self, window: Window) -> None:
         end = now()
@@ -193,6 +195,7 @@ class Armory:
             self._disarm()
             for window in self._windows:
                 self._end(window)
+            self.trapped = self._breakpoints.hits()
         self._breakpoints.close()
         if self._timer is not None:
             self._timer.close()

@@ -43,6 +43,7 @@ __all__ = ("DEFAULT_HITS", "DEFAULT_TURN", "WatchCollector")
 DEFAULT_HITS = 100_000
 """At 20 to 40 microseconds a trap this costs the target two to four seconds in all."""
 DEFAULT_TURN = 20
+_SMALL = 256  # a batch below this was all there was
 _MODES = ("auto", "bpf", "sigtrap")
 _log = logging.getLogger(__name__)
 
@@ -281,10 +282,16 @@ class WatchCollector:
         backend, armory = self._backend, self._armory
         if backend is None or armory is None:
             return 0
-        armory.tend(self._target.pids)
         rows = 0
-        while (hits := backend.drain()) is not None:
+        while True:
+            # Between batches as well: a hot target fills the ring as fast as it is read.
+            armory.tend(self._target.pids)
+            hits = backend.drain()
+            if hits is None:
+                break
             rows += self._append(hits)
+            if len(hits) < _SMALL and not armory.closed:
+                break
         armory.flush(self._sink)
         self.counters.events += rows
         self._taken = backend.taken()
@@ -345,6 +352,10 @@ class WatchCollector:
                     self.counters.events += self._append(hits)
             losses = backend.losses()
             taken = backend.taken()
+            if isinstance(backend, SignalBackend) and armory is not None:
+                # A signal that is pending already is not queued again: two watches of one access, blocked signals.
+                losses["signals merged"] = max(armory.trapped - taken, 0)
+            self.counters.lost = sum(losses.values())
             self._sink.append(
                 "losses",
                 {

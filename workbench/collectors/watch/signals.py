@@ -78,10 +78,7 @@ class SignalBackend:
         self._round = 0
         self._final: tuple[dict[str, int], int] = ({}, 0)
         agent_path()
-        # A command is started by a shell that executes it: the shell has to hand the agent on.
-        self._area = Area(
-            self.token, values=values, stacks=self._stacks, keep_environment=0 if own else 1
-        )
+        self._area = Area(self.token, values=values, stacks=self._stacks)
         if own:
             self._number = int(_own_agent().wb_watch_map(self._area.path.encode()))
             if self._number < 0:
@@ -99,7 +96,7 @@ class SignalBackend:
 
     def begin(self, target: Target, sink: Sink) -> None:
         self._sink = sink
-        if self._number < 0 and self._live["loads"] < 2:
+        if self._number < 0 and not self._live["loads"]:
             raise NotPermitted(
                 "the command did not load the sigtrap agent",
                 "statically linked and setuid programs ignore LD_PRELOAD: watch them as root, with BPF",

@@ -8,12 +8,14 @@ a watchpoint everywhere. Closing the descriptors, which the death of this proces
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.collectors.watch.freeze import alive, frozen, thread_count, threads
 from workbench.errors import OutOfSlots, TargetGone, WorkbenchError
 from workbench.kernel import perf
 
@@ -26,6 +28,7 @@ SLOTS = 4
 """What every x86-64 processor has; aarch64 has at least two and mostly four."""
 WRITES, READS_AND_WRITES = 2, 3
 _PROBE_ADDRESS = 0x10000
+_TRIES = 3
 _held: dict[int, list[str]] = defaultdict(list)
 
 
@@ -123,13 +126,6 @@ def holders(pid: int) -> list[str]:
     return known
 
 
-def _threads(pid: int) -> list[int]:
-    try:
-        return [int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()]
-    except OSError:
-        return []
-
-
 class Breakpoints:
     """Up to four watched places on all threads of some processes.
 
@@ -180,27 +176,40 @@ class Breakpoints:
             raise TargetGone("the target exited while it was being attached")
 
     def _arm_process(self, pid: int) -> None:
-        first = _threads(pid)
-        if not first:
+        if not threads(pid):
             return
-        before: int | None = None
-        with contextlib.suppress(TargetGone):
-            before = free_slots(first[0])
-        covered: set[int] = set()
-        new = first
-        while new:
-            for tid in new:
-                covered.add(tid)
-                # A thread that appears only now was made by one that may have had the events already: then it
-                # inherited them, which shows in its free slots, and a second set would count every hit twice.
-                with contextlib.suppress(TargetGone):
-                    late = before is not None and tid not in first
-                    if late and free_slots(tid) <= (before or 0) - len(self.places):
-                        continue
-                    self._arm_thread(pid, tid)
-            new = [tid for tid in _threads(pid) if tid not in covered]
+        before = self.threads
+        for _ in range(_TRIES):
+            if self._arm_running(pid):
+                break
+            # Threads came and went, so some may have been made by one that was not armed yet. From the start, then.
+            for fds in self._fds:
+                _close(fds, before)
+        else:
+            with frozen(pid) as all_threads:
+                for tid in all_threads:
+                    with contextlib.suppress(TargetGone):
+                        self._arm_thread(pid, tid)
         self._pids.add(pid)
         _held[pid] += [self.aim.label] * len(self.places)
+
+    def _arm_running(self, pid: int) -> bool:
+        """Open events on every thread of a running process; False if a thread may have been missed.
+
+        A thread made by an armed one inherits the events. None is missed when all threads were armed and, listed
+        again, there is no other; the second list is complete if none of it ended meanwhile (the kernel goes from
+        one thread to the next, and stops where one ends).
+        """
+        listed = set(threads(pid))
+        try:
+            for tid in sorted(listed):
+                self._arm_thread(pid, tid)
+        except TargetGone:
+            return not thread_count(pid)
+        if pid == os.getpid():
+            return True  # it cannot be held; its threads are ours
+        again = threads(pid)
+        return listed.issuperset(again) and all(alive(pid, tid) for tid in again)
 
     def _arm_thread(self, pid: int, tid: int) -> None:
         opened: list[int] = []
@@ -245,6 +254,15 @@ class Breakpoints:
                 with contextlib.suppress(OSError):
                     act(fd)
 
+    def hits(self) -> int:
+        """Hits of all slots and threads, inherited ones as well, as the kernel counted them."""
+        total = 0
+        for fds in self._fds:
+            for fd in fds:
+                with contextlib.suppress(OSError):
+                    total += int.from_bytes(os.read(fd, 8), "little")
+        return total
+
     def move(self, slot: int, place: Place) -> None:
         """Aim one slot at another place on all threads, inherited ones as well."""
         self.places[slot] = place
@@ -268,6 +286,6 @@ class Breakpoints:
         self._pids.clear()
 
 
-def _close(fds: list[int]) -> None:
-    while fds:
+def _close(fds: list[int], keep: int = 0) -> None:
+    while len(fds) > keep:
         perf.close(fds.pop())

@@ -366,7 +366,6 @@ __attribute__((constructor)) static void start(void)
 {
 	char names[AREAS][64];
 	int found = 0;
-	bool keep = false;
 
 	for (char **entry = environ; entry && *entry && found < AREAS; entry++) {
 		const char *equals = strchr(*entry, '=');
@@ -375,15 +374,12 @@ __attribute__((constructor)) static void start(void)
 		if (strncmp(*entry, VARIABLE, sizeof(VARIABLE) - 1) || !equals || equals - *entry >= 64)
 			continue;
 		number = wb_watch_map(equals + 1);
-		if (number >= 0) {
-			struct watch_header *area = atomic_load(&areas[number]);
-
-			keep |= atomic_fetch_add(&area->loads, 1) < area->keep_environment;
-		}
+		if (number >= 0)
+			atomic_fetch_add(&atomic_load(&areas[number])->loads, 1);
 		memcpy(names[found], *entry, (size_t)(equals - *entry));
 		names[found++][equals - *entry] = 0;
 	}
-	if (!found || keep)
+	if (!found)
 		return;
 	for (int i = 0; i < found; i++)
 		unsetenv(names[i]);

@@ -41,9 +41,7 @@ struct watch_header {
 	uint32_t record_bytes;
 	uint32_t token; /* upper bits of the events' signal data */
 	uint32_t want_values, want_stacks;
-	uint32_t keep_environment;      /* this many programs hand the environment on to the next (a shell that execs) */
 	_Atomic uint32_t loads;         /* programs that mapped the area */
-	uint32_t reserved;
 	_Atomic int64_t budget, window; /* hits that may still be recorded: in all, in this rate window */
 	_Atomic uint64_t taken, lost_ring_full, lost_budget_spent, lost_rate_limited;
 	_Atomic uint64_t head, tail;
