@@ -60,6 +60,11 @@ class LiveKernel:
         results = [one for one in self.cell(source) if one.output_type == "execute_result"]
         return str(results[-1].data["text/plain"])
 
+    @property
+    def connection_file(self) -> str:
+        """For another client of the same kernel."""
+        return str(self._manager.connection_file)
+
     def interrupt(self) -> None:
         """As the Stop button of the notebook."""
         os.kill(self.pid, signal.SIGINT)

@@ -19,6 +19,7 @@ from workbench.collectors.options import keywords
 from workbench.errors import BadSpec, RunFailed, WorkbenchError
 from workbench.notebook import hook, tracebacks
 from workbench.notebook.cell import compile_cell
+from workbench.notebook.forward import ForwardedOutput
 from workbench.notebook.options import HelpShown, MagicParser, parse, record_parser
 from workbench.notebook.progress import Progress
 from workbench.notebook.widget import RecorderView
@@ -80,9 +81,15 @@ class Magics:
             raise BadSpec(
                 "%wb_record: name one target", "--pid N, --machine or -- CMD ...; or %%wb_record"
             )
-        recorder = self._recorder(arguments)
-        # The target decides the end; a Stop button, --seconds or an interrupt may come first.
-        self._observe(recorder, arguments, recorder.wait)
+        with ForwardedOutput() as output:
+            recorder = self._recorder(arguments, stdout=output.stdout, stderr=output.stderr)
+
+            def work() -> None:
+                output.started()
+                recorder.wait()
+
+            # The target decides the end; a Stop button, --seconds or an interrupt may come first.
+            self._observe(recorder, arguments, work)
         if recorder.exit_status:
             raise RunFailed(
                 f"the command ended with status {recorder.exit_status}",
@@ -95,8 +102,8 @@ class Magics:
         return self._observe(self._recorder(arguments), arguments, run)
 
     @staticmethod
-    def _recorder(arguments: argparse.Namespace) -> Recorder:
-        words = keywords(arguments)
+    def _recorder(arguments: argparse.Namespace, **more: Any) -> Recorder:
+        words = keywords(arguments) | more
         return record(words.pop("collect") or "cpu:999", **words)
 
     def _observe(
