@@ -191,9 +191,7 @@ def _walk(data: bytes) -> NDArray[np.int64]:
     return np.array(found, np.int64)
 
 
-def _decode(
-    data: bytes, words: NDArray[np.uint32], at: NDArray[np.int64], address: int
-) -> _Ranges:
+def _decode(data: bytes, words: NDArray[np.uint32], at: NDArray[np.int64], address: int) -> _Ranges:
     """First address and bytes of the functions whose records are at positions `at`; 0 bytes where not readable."""
     begins, sizes = np.zeros(len(at), np.uint64), np.zeros(len(at), np.uint64)
     # A record: length, distance back to the entry that tells the encoding, first address, bytes.
@@ -265,9 +263,7 @@ def _after_number(data: bytes, at: int) -> int:
     return at + 1
 
 
-def _disjoint(
-    elf: ElfFile, starts: NDArray[np.uint64], sizes: NDArray[np.uint64]
-) -> _Ranges:
+def _disjoint(elf: ElfFile, starts: NDArray[np.uint64], sizes: NDArray[np.uint64]) -> _Ranges:
     starts, first = np.unique(starts, return_index=True)
     ends = starts + np.minimum(sizes[first], ~starts)
     if len(starts) > 1:

@@ -107,9 +107,7 @@ class _Cuts(Sequence[str]):
 
     __slots__ = ("_begins", "_content", "_ends")
 
-    def __init__(
-        self, content: bytes, begins: NDArray[np.int64], ends: NDArray[np.int64]
-    ) -> None:
+    def __init__(self, content: bytes, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
         self._content, self._begins, self._ends = content, begins, ends
 
     def __len__(self) -> int:

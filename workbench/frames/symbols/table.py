@@ -238,7 +238,9 @@ def _index(columns: dict[str, NDArray[Any]], code: CodeRanges) -> dict[str, NDAr
     sizeless = np.flatnonzero(size == 0)
     if len(sizeless):
         size = size.copy()
-        size[sizeless] = np.minimum(bound[sizeless], code.edge_after(value[sizeless])) - value[sizeless]
+        size[sizeless] = (
+            np.minimum(bound[sizeless], code.edge_after(value[sizeless])) - value[sizeless]
+        )
     ends = starts + size[best]
     return {
         "value": value,

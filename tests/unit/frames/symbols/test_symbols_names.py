@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.frames.symbols.demangle import demangle
+from workbench.frames.symbols.elf import ElfSymbols
 from workbench.frames.symbols.lines import LineResolver
 from workbench.frames.symbols.mappings import Mappings, parse_maps
 from workbench.frames.symbols.ranges import parse_kallsyms, parse_perf_map, python_name
@@ -289,6 +291,23 @@ def test_a_symbolizer_that_dies_once_is_started_again(tmp_path: Path) -> None:
         assert [frame.line for one in frames for frame in one] == ["a.c:7", "a.c:7"]
     finally:
         resolver.close()
+
+
+@pytest.mark.needs("C compiler", "llvm-symbolizer")
+def test_paths_of_lines_are_tidy(tmp_path: Path) -> None:
+    # GIVEN a build that names its source the way CPython's and libtool's do
+    (tmp_path / "build" / "sub").mkdir(parents=True)
+    (tmp_path / "main.c").write_text("int main(void) {\n    return 7;\n}\n")
+    command = ["cc", "-g", "-O0", "-o", "program", "./sub/../.././main.c"]
+    subprocess.run(command, cwd=tmp_path / "build", check=True, timeout=60)
+    program = tmp_path / "build" / "program"
+    (main,) = ElfSymbols.open(program).find_name("main")
+    resolver = LineResolver()
+    try:
+        ((frame,),) = resolver.resolve(str(program), [main.address + main.size - 1])
+    finally:
+        resolver.close()
+    assert frame.line == f"{tmp_path}/main.c:3"
 
 
 def test_no_tool_means_no_lines() -> None:
