@@ -148,16 +148,10 @@ def _without_duplicates(
         return new
     shared = np.isin(old["value"], new["value"])
     known, fresh_names = NamePool(pool), NamePool(strings)
-    seen = {
-        (value, known.name(at))
-        for value, at in zip(
-            old["value"][shared].tolist(), old["name"][shared].tolist(), strict=True
-        )
-    }
-    pairs = zip(new["value"].tolist(), new["name"].tolist(), strict=True)
-    fresh = np.fromiter(
-        ((value, fresh_names.name(at)) not in seen for value, at in pairs), bool, len(new["value"])
-    )
+    names = known.raw(old["name"][shared].tolist())
+    seen = set(zip(old["value"][shared].tolist(), names, strict=True))
+    pairs = zip(new["value"].tolist(), fresh_names.raw(new["name"].tolist()), strict=True)
+    fresh = np.array([pair not in seen for pair in pairs], bool)
     return {key: column[fresh] for key, column in new.items()}
 
 
@@ -177,7 +171,8 @@ def build_table(images: list[ElfFile]) -> tuple[dict[str, NDArray[Any]], bytes]:
         NUL-terminated names.
     """
     columns: dict[str, NDArray[Any]] | None = None
-    pool = b""
+    # Joined as late as possible: the names of a large library are a hundred megabytes.
+    pieces: list[bytes] = []
     for elf in images:
         tables = [s for s in elf.sections if s.type in (SHT_SYMTAB, SHT_DYNSYM)]
         for section in sorted(tables, key=lambda s: s.type):
@@ -186,31 +181,33 @@ def build_table(images: list[ElfFile]) -> tuple[dict[str, NDArray[Any]], bytes]:
             rows, strings = _raw(elf, section)
             found = _usable(elf, rows, strings)
             if columns is None:
-                columns, pool = found, strings
+                columns, pieces = found, [strings]
                 continue
-            found = _without_duplicates(found, strings, columns, pool)
+            pieces = [b"".join(pieces)] if len(pieces) > 1 else pieces
+            found = _without_duplicates(found, strings, columns, pieces[0])
             if not len(found["value"]):
                 continue
-            if len(pool) + len(strings) >= 1 << 32:
+            if len(pieces[0]) + len(strings) >= 1 << 32:
                 raise BadElf(f"{elf.name}: symbol names over 4 GiB")
-            found["name"] = found["name"] + np.uint32(len(pool))
+            found["name"] = found["name"] + np.uint32(len(pieces[0]))
             columns = {key: np.concatenate([columns[key], found[key]]) for key in columns}
-            pool += strings
+            pieces.append(strings)
     if columns is None:
         columns = _usable(images[0], np.zeros(0, SYMBOL_DTYPE), b"")
     code = code_ranges(images[0])
     table = _index(columns, code)
     code = code.beyond(table["starts"], table["ends"])
-    pool = pool or b"\0"
-    names = code.names
+    if not any(pieces):
+        pieces = [b"\0"]
+    names, size = code.names, sum(map(len, pieces))
     named = names != NAMELESS
-    if len(pool) + len(code.pool) < NAMELESS and named.any():
-        names = np.where(named, names + np.uint32(len(pool)), names)
-        pool += code.pool
+    if size + len(code.pool) < NAMELESS:
+        names = np.where(named, names + np.uint32(size), names)
+        pieces.append(code.pool)
     else:
         names = np.full(len(names), NAMELESS, np.uint32)
     table |= {"code_start": code.starts, "code_end": code.ends, "code_name": names}
-    return table, pool
+    return table, b"".join(pieces)
 
 
 def _index(columns: dict[str, NDArray[Any]], code: CodeRanges) -> dict[str, NDArray[Any]]:
