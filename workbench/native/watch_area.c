@@ -25,6 +25,10 @@ WB_EXPORT uint32_t wb_watch_take(void *memory, uint64_t bytes, void *out, uint32
 	if (!records || (records & (records - 1)) || bytes < WATCH_HEADER ||
 	    (bytes - WATCH_HEADER) / sizeof(struct watch_record) < records)
 		return 0;
+	if (head - tail > records) {
+		*skipped += (uint32_t)(head - tail - records); /* no writer of ours does this */
+		tail = head - records;
+	}
 	while (tail != head && taken < capacity) {
 		struct watch_record *record = (struct watch_record *)((char *)memory + WATCH_HEADER) + (tail & (records - 1));
 

@@ -28,7 +28,8 @@ from x86_cases import processor_flags, program, runnable
 
 from workbench.collectors.base import Target
 from workbench.collectors.registry import make
-from workbench.collectors.watch import watch_spec_for_array
+from workbench.collectors.watch import slots, watch_spec_for_array
+from workbench.collectors.watch.freeze import frozen, threads
 from workbench.collectors.watch.slots import free_slots
 from workbench.errors import BadSpec, OutOfSlots, TargetGone, UnknownSymbol
 
@@ -153,6 +154,17 @@ int main(void) {
 	puts("ready"); fflush(stdout);
 	if (read(0, &byte, 1) != 1) return 1;
 	stop = 1; usleep(20000);
+	return 0;
+}
+"""
+
+AGAIN = r"""
+#include <unistd.h>
+volatile long word;
+int main(int count, char **words) {
+	(void)count;
+	word = 1; word = 2;
+	if (words[1][0] == 'f') execl(words[0], words[0], "second", (char *)0);
 	return 0;
 }
 """
@@ -312,7 +324,11 @@ def test_threads_that_are_there_and_one_that_comes(waiting: subprocess.Popen[byt
     assert len(hits) == 400 and sorted(hits.groupby("tid").size()) == [100] * 4
 
 
-def test_threads_that_come_while_it_attaches_count_once(programs: dict[str, Path]) -> None:
+@pytest.mark.parametrize("tries", [3, 0], ids=["running", "held"])
+def test_threads_that_come_while_it_attaches_count_once(
+    programs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tries: int
+) -> None:
+    monkeypatch.setattr(slots, "_TRIES", tries)
     with subprocess.Popen(
         [programs["chain"]], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
@@ -330,6 +346,31 @@ def test_threads_that_come_while_it_attaches_count_once(programs: dict[str, Path
         numbers = signed(sink.frame("watches").after)
         # Each thread stores its number once, in order: a second event on a thread would show it twice.
         assert len(numbers) >= 300 and (np.diff(numbers) == 1).all()
+
+
+def test_a_held_process_stands_still_and_runs_on(programs: dict[str, Path]) -> None:
+    with subprocess.Popen(
+        [programs["chain"]], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout and process.stdout.readline() == b"ready\n"
+        with frozen(process.pid) as tids:
+            states = [
+                Path(f"/proc/{process.pid}/task/{tid}/stat")
+                .read_text()
+                .rsplit(")", 1)[1]
+                .split()[0]
+                for tid in tids
+            ]
+            assert process.pid in tids and set(states) == {"t"}
+            assert sorted(tids) == sorted(threads(process.pid))
+        go(process)
+        assert process.wait(20) == 0
+
+
+def test_a_program_executed_later_has_no_watch(programs: dict[str, Path], tmp_path: Path) -> None:
+    again = compile_program(AGAIN, tmp_path, "again", "-no-pie")
+    hits = run([again, "first"], "watch:word,values=yes").hits
+    assert signed(hits.after).tolist() == [1, 2]  # the same address after exec is another program's
 
 
 def test_forked_children_only_if_followed(programs: dict[str, Path]) -> None:
@@ -457,6 +498,9 @@ def test_bad_targets(programs: dict[str, Path], waiting: subprocess.Popen[bytes]
         attach(["watch:counter,mode=sigtrap"], target, MemorySink())
     address = bias(waiting.pid, programs["waiting"]) + symbols(programs["waiting"])["counter"]
     waiting.kill()
+    os.waitid(os.P_PID, waiting.pid, os.WEXITED | os.WNOWAIT)  # dead, not yet reaped
+    with pytest.raises((TargetGone, UnknownSymbol)):
+        attach([f"watch:{address:#x}"], target, MemorySink())
     waiting.wait()
     with pytest.raises((TargetGone, UnknownSymbol)):
         attach([f"watch:{address:#x}"], target, MemorySink())

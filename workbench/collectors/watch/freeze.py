@@ -36,9 +36,11 @@ def threads(pid: int) -> list[int]:
 
 
 def thread_count(pid: int) -> int:
-    """Number of threads as the kernel counts them, 0 when the process is gone."""
+    """Number of threads as the kernel counts them, 0 when the process is gone or only waits to be reaped."""
     with contextlib.suppress(OSError, IndexError, ValueError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[17])
+        words = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        count = int(words[17])
+        return 0 if words[0] in "ZX" and count == 1 else count
     return 0
 
 

@@ -176,7 +176,7 @@ class Breakpoints:
             raise TargetGone("the target exited while it was being attached")
 
     def _arm_process(self, pid: int) -> None:
-        if not threads(pid):
+        if not thread_count(pid):
             return
         before = self.threads
         for _ in range(_TRIES):
