@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from gpu_everything import Expected, build
 from gpu_support import SOURCES, programs, record_command
 
 from workbench.collectors.recorder import Recorder
@@ -35,7 +36,7 @@ def live_bytes(calls: pd.DataFrame) -> dict[str, int]:
     return (calls["bytes"] * sign).groupby(calls["layer"].astype(str)).sum().to_dict()
 
 
-def check_runtime_work(calls: pd.DataFrame, truth: dict[str, Any], kernel: str = SCALE) -> None:
+def check_runtime_work(calls: pd.DataFrame, truth: dict[str, Any]) -> None:
     """Everything that tests/support/gpu/work.c did is there, argument by argument."""
     calls = calls[(calls["layer"] == "runtime") & (calls["api"] != "__cudaRegisterFunction")]
     assert len(calls) == truth["calls"]
@@ -54,7 +55,7 @@ def check_runtime_work(calls: pd.DataFrame, truth: dict[str, Any], kernel: str =
         (2, 3, 32, 4, 5)
     }
     assert set(ordinary["stream"]) == {0x5150}
-    assert set(ordinary["kernel"].astype(str)) == {kernel}
+    assert set(ordinary["kernel"].astype(str)) == {SCALE}
     per_thread = launches[launches["api"] == "cudaLaunchKernel_ptsz"]
     assert len(per_thread) == LAUNCHES
     assert set(per_thread[["grid_x", "grid_y", "grid_z", "stream"]].itertuples(index=False, name=None)) == {
@@ -62,7 +63,7 @@ def check_runtime_work(calls: pd.DataFrame, truth: dict[str, Any], kernel: str =
     }
     by_struct = launches[launches["api"] == "cudaLaunchKernelExC"].iloc[0]
     assert [by_struct[f"{what}_{axis}"] for what in ("grid", "block") for axis in "xyz"] == [7, 8, 9, 10, 11, 2]
-    assert by_struct["stream"] == 0x5150 and by_struct["kernel"] == kernel
+    assert by_struct["stream"] == 0x5150 and by_struct["kernel"] == SCALE
     copies = calls[(calls["kind"] == "copy") & (calls["result"] == 0)]
     assert copies["api"].tolist() == [
         "cudaMemcpy", "cudaMemcpy_ptds", "cudaMemcpyAsync", "cudaMemcpyAsync_ptsz", "cudaMemcpy2D", "cudaMemcpy3D",
@@ -133,16 +134,10 @@ def test_counting_gives_the_same_numbers_without_rows(tmp_path: Path) -> None:
     assert int(recording.gpu_memory["bytes"].sum()) == truth["allocated"] - truth["freed"]
 
 
-def test_without_uprobe_multi_every_function_gets_its_own_event(tmp_path: Path) -> None:
-    recording, truth = record_command("gpu:runtime,attach=events", [str(programs().shared)], tmp_path)
-    # The name given at registration was never read by anyone and cannot be read without sleeping: its symbol is used.
-    check_runtime_work(recording.gpu_calls, truth, kernel="scale")
-    assert losses(recording) == {}
-    assert recording.manifest.notes["gpu"]["attach"] == "events"
-
-
-def test_the_driver_api(tmp_path: Path) -> None:
-    recording, truth = record_command("gpu:driver", [str(programs().driver)], tmp_path)
+@pytest.mark.parametrize("how", ["multi", "events"])
+def test_the_driver_api(tmp_path: Path, how: str) -> None:
+    recording, truth = record_command(f"gpu:driver,attach={how}", [str(programs().driver)], tmp_path)
+    assert recording.manifest.notes["gpu"]["attach"] == how
     calls = recording.gpu_calls
     assert len(calls) == truth["calls"] and set(calls["layer"]) == {"driver"}
     assert int((calls["result"] != 0).sum()) == truth["failures"] == 2
@@ -266,13 +261,21 @@ def test_only_the_target_is_recorded(tmp_path: Path) -> None:
 
 
 def test_children_are_followed(tmp_path: Path) -> None:
-    command = ["/bin/sh", "-c", f"{programs().shared}; exit $?"]
-    env = {**os.environ, "LD_LIBRARY_PATH": str(programs().folder)}
-    recording, truth = record_command("gpu", command, tmp_path, env=env)
-    calls = recording.gpu_calls
-    # The child is hooked once its fork was seen: what it did before is missed.
-    assert 0 <= len(calls) <= truth["calls"]
-    assert set(calls["pid"]).isdisjoint({recording.manifest.pid})
+    script = f"read word; {programs().later} {programs().plugin}; exit $?"
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(programs().folder)}
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    )
+    with Recorder(["gpu"], output=tmp_path / "recording", pid=process.pid) as recorder:
+        collector: Any = recorder.collectors[0]
+        assert collector.notes()["gpu"]["processes"] == 1
+        say(process)
+        wait_for(lambda: collector.notes()["gpu"]["processes"] == 2, "the child to be hooked")
+        answer, _ = process.communicate(b"go\ngo\n")
+        recorder.wait(20)
+    calls = recorder.recording.gpu_calls
+    check_runtime_work(calls, json.loads(answer))
+    assert process.pid not in set(calls["pid"])
 
 
 def test_the_whole_machine(tmp_path: Path) -> None:
@@ -303,6 +306,50 @@ def test_a_library_without_api_functions_is_refused(tmp_path: Path) -> None:
         Recorder(["gpu,library=libc"], output=tmp_path / "r", command=["/bin/true"]).start()
     with pytest.raises(WorkbenchError, match="no program or library"):
         Recorder(["gpu,library=/nowhere/libcudart.so"], output=tmp_path / "r", command=["/bin/true"]).start()
+
+
+DIRECTIONS = ("host-to-host", "host-to-device", "device-to-host", "device-to-device", "default")
+
+
+def direction_of(one: Expected) -> str:
+    """Direction that a row must show."""
+    if one.kind != "copy":
+        return ""
+    if "direction" in one.roles:
+        return DIRECTIONS[one.roles["direction"]]
+    if "from" in one.roles:
+        return DIRECTIONS[2 * (one.roles["from"] != 1) + (one.roles["to"] != 1)]
+    return one.detail
+
+
+def test_every_function_of_the_table_with_every_argument(tmp_path: Path) -> None:
+    program, expected = build(tmp_path)
+    recording = Recorder(["gpu"], output=tmp_path / "recording", command=[str(program)]).run()
+    assert losses(recording) == {}
+    counts = recording.gpu_counts.set_index("api")
+    assert set(counts.index) == {one.name for one in expected}
+    assert (counts["calls"] == 2).all()
+    calls = recording.gpu_calls
+    rows = [one for one in expected if one.kind != "name"]
+    assert calls["api"].tolist() == [one.name for one in rows] * 2
+    good, failed = calls.iloc[: len(rows)], calls.iloc[len(rows) :]
+    assert (good["result"] == 0).all()
+    assert failed["result"].tolist() == [one.code for one in rows]
+    assert (failed.loc[failed["result"] != 0, "bytes"] == 0).all()
+    sizes = [f"{what}_{axis}" for what in ("grid", "block") for axis in "xyz"]
+    for one, row in zip(rows, good.itertuples(), strict=True):
+        assert (row.layer, row.direction) == (one.layer, direction_of(one)), one
+        assert row.bytes == (one.bytes if one.kind != "free" else row.bytes), one
+        side = "source" if row.direction == "device-to-host" and "source" in one.roles else "pointer"
+        assert row.pointer == one.roles.get(side, 0), one
+        assert row.stream == one.roles.get("stream", 0), one
+        assert [getattr(row, name) for name in sizes] == [one.roles.get(name, 0) for name in sizes], one
+    names = {one.roles["pointer"]: f"kernel_{i}" for i, one in enumerate(expected) if one.kind == "name"}
+    assert len(names) == sum(one.kind == "name" for one in expected)
+    # Nothing that was allocated has the address of anything that was freed; arrays and images have no known size.
+    live = recording.gpu_memory
+    allocated = {(one.name, one.bytes) for one in rows if one.kind == "alloc"}
+    assert set(live[["api", "bytes"]].itertuples(index=False, name=None)) == allocated
 
 
 @pytest.mark.needs("OpenCL")

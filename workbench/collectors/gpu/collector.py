@@ -176,8 +176,9 @@ class GpuCollector:
         if self.library:
             module = self._named_library(modules)
             self._hooks.attach(module, pid, ahead=module.mapping is None)
-        for module in candidates(pid, modules.root, self.layers):
-            self._hooks.attach(module, pid, ahead=True)
+        if self._hooks.multi:  # hundreds of events for libraries that may never come would take long to close
+            for module in candidates(pid, modules.root, self.layers):
+                self._hooks.attach(module, pid, ahead=True)
 
     def _hook_machine(self) -> None:
         assert self._hooks is not None
@@ -222,7 +223,8 @@ class GpuCollector:
         if self._hooks is not None:
             self._notes = {
                 "layers": list(self.layers),
-                "libraries": {path: counts for path, counts in self._hooks.libraries.items()},
+                "libraries": dict(self._hooks.libraries),
+                "processes": self._hooks.processes,
                 "attach": "multi" if self._hooks.multi else "events",
                 "refused": self._hooks.refused[:100],
             }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,6 @@ import numpy as np
 from workbench.collectors.gpu.libraries import api_sites, file_key
 from workbench.collectors.gpu.signature import LAYERS, all_apis
 from workbench.errors import MissingCapability, TargetGone
-from workbench.kernel.links import Link
 from workbench.kernel.loaded import Loaded, load
 from workbench.objects.build import built_object
 from workbench.objects.model import builtin
@@ -21,22 +19,18 @@ if TYPE_CHECKING:
 
     from workbench.collectors.gpu.libraries import Site
     from workbench.collectors.modules import Module
+    from workbench.kernel.links import Link
 
 __all__ = ("Hooks",)
 
 _MOST_PROCESSES = 256
-_CLOSED_IN_TURN = 8
 _ENTRY, _NAME_ENTRY, _RETURN = "enter", "enter_name", "leave"
 
 
 def _close(links: list[Link]) -> None:
-    """Close links. The kernel waits a grace period for each perf event: many are closed side by side."""
-    if len(links) < _CLOSED_IN_TURN:
-        for link in reversed(links):
-            link.close()
-        return
-    with ThreadPoolExecutor(64) as pool:
-        list(pool.map(Link.close, reversed(links)))
+    """Close links, entries before returns."""
+    for link in reversed(links):
+        link.close()
 
 
 class Hooks:
@@ -49,12 +43,17 @@ class Hooks:
     layers : sequence of str
         Layers whose functions are hooked.
     how : str
-        ``multi`` one link for all functions of a file (Linux >= 6.6), ``events`` one perf event each, ``auto``.
+        ``multi`` one link for all functions of a file (Linux >= 6.6), ``events`` two perf events for each, ``auto``.
+        The kernel waits a grace period, tens of milliseconds, for each event that is closed.
 
     Attributes
     ----------
     libraries : dict of str to dict of str to int
         Files with API functions that a process in scope has mapped: the number of functions of each layer.
+    processes : int
+        How many processes were hooked (1 for the whole machine).
+    refused : list of str
+        Functions that the kernel would not let us probe, and why.
     """
 
     def __init__(
@@ -69,6 +68,7 @@ class Hooks:
         self.libraries: dict[str, dict[str, int]] = {}
         self.refused: list[str] = []
         self._sites: dict[tuple[int, int], list[Site]] = {}
+        self.processes = 0
         self._links: dict[int | None, dict[tuple[int, int], list[Link]]] = {}
         self.multi = how != "events"
         sizes = {"apis": len(self.apis), **map_sizes}
@@ -149,6 +149,7 @@ class Hooks:
         except BaseException:
             _close(links)
             raise
+        self.processes += not hooked
         hooked[key] = links
 
     def _attach(

@@ -29,7 +29,8 @@ def append_summary(sink: Sink, hooks: Hooks, rows: Rows, *, count: bool) -> None
     if len(live_keys):
         sink.append("gpu_memory", rows.memory(live_keys, live))
     _losses(sink, hooks, "gpu_counts" if count else "gpu_calls")
-    _overhead(sink, keys["cookie"].astype(np.int64), values["calls"].astype(np.int64).sum(axis=1))
+    what = "API call, counted (at the cost of a row: an upper bound)" if count else "API call, entry and return"
+    _overhead(sink, what, keys["cookie"].astype(np.int64), values["calls"].astype(np.int64).sum(axis=1))
 
 
 def _losses(sink: Sink, hooks: Hooks, frame: str) -> None:
@@ -62,7 +63,7 @@ def _losses(sink: Sink, hooks: Hooks, frame: str) -> None:
     )
 
 
-def _overhead(sink: Sink, cookies: NDArray[np.int64], calls: NDArray[np.int64]) -> None:
+def _overhead(sink: Sink, what: str, cookies: NDArray[np.int64], calls: NDArray[np.int64]) -> None:
     """Entry and return of a call cost what an entry-and-return uprobe with an event does: programs of one shape."""
     classes = np.array([class_of_cookie(cookie) for cookie in cookies.tolist()], "U16")
     rows: list[tuple[Any, ...]] = []
@@ -79,7 +80,7 @@ def _overhead(sink: Sink, cookies: NDArray[np.int64], calls: NDArray[np.int64]) 
         "overhead",
         {
             "collector": ["gpu"] * len(rows),
-            "probe": ["API call, entry and return"] * len(rows),
+            "probe": [what] * len(rows),
             "instruction_class": list(columns[0]),
             "hits": hits_column,
             "cost": cost_column,
