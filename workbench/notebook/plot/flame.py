@@ -73,9 +73,16 @@ def label_colors(tree: CallTree, order: tuple[str, ...]) -> list[str]:
 
 
 def fit(text: str, width: float) -> str:
-    """`text` cut to `width` characters with an ellipsis; empty when fewer than three would remain."""
+    """`text` cut to `width` characters with an ellipsis; empty when fewer than three would remain.
+
+    A function without a symbol (``module:0xaddress``) keeps its address: the colour tells the module.
+    """
     if len(text) <= width:
         return text
+    module, mark, address = text.rpartition(":0x")
+    room = int(width) - len(mark + address) - 1
+    if mark and room >= 0:
+        return f"{module[:room]}…{mark}{address}"
     return text[: int(width) - 1] + "…" if width >= 4 else ""
 
 
