@@ -122,8 +122,8 @@ def test_labels_are_cut_to_their_box() -> None:
     assert fit("sqlite3_step", 8) == "sqlite3…"
     assert fit("sqlite3_step", 3) == ""
     # A function without a symbol is told apart by its address.
-    assert fit("libsqlite3.so.0.8.6:0xfb190", 18) == "libsqlite…:0xfb190"
-    assert fit("libsqlite3.so.0.8.6:0xfb190", 9) == "…:0xfb190"
+    assert fit("libsqlite3.so.0.8.6:0xfb190", 18) == "libsqlit…:0xfb190"
+    assert fit("libsqlite3.so.0.8.6:0xfb190", 10) == "…:0xfb190"
     assert fit("libsqlite3.so.0.8.6:0xfb190", 7) == "libsql…"
 
 

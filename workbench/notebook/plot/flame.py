@@ -80,7 +80,7 @@ def fit(text: str, width: float) -> str:
     if len(text) <= width:
         return text
     module, mark, address = text.rpartition(":0x")
-    room = int(width) - len(mark + address) - 1
+    room = int(width) - len(mark + address) - 2  # digits are wider than the average letter
     if mark and room >= 0:
         return f"{module[:room]}…{mark}{address}"
     return text[: int(width) - 1] + "…" if width >= 4 else ""
