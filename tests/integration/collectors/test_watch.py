@@ -87,25 +87,14 @@ int main(int count, char **words) {
 }
 """
 HOT = r"""
-#include <pthread.h>
 #include <stdlib.h>
-#include <unistd.h>
-volatile long hot; volatile long range[32] __attribute__((aligned(64)));
-static volatile int stop;
-static void *stores(void *unused) { for (long i = 0; !stop; i++) range[i & 31] = i; return unused; }
-static void *starter(void *thread) { pthread_create(thread, 0, stores, 0); return 0; }
+#include <time.h>
+volatile long hot;
+static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec + t.tv_nsec * 1e-9; }
 int main(int count, char **words) {
 	long n = atol(words[1]);
 	for (long i = 0; i < n; i++) hot = i;
-	if (count > 2) {
-		/* The thread that stores inherits from one that has ended by then. */
-		pthread_t first, second;
-		pthread_create(&first, 0, starter, &second);
-		pthread_join(first, 0);
-		usleep(atoi(words[2]) * 1000);
-		stop = 1;
-		pthread_join(second, 0);
-	}
+	if (count > 2) for (double end = now() + atof(words[2]); now() < end;) for (int i = 0; i < 1000; i++) hot = i;
 	return 0;
 }
 """
@@ -131,6 +120,28 @@ int main(void) {
 	for (int i = 0; i < 3; i++) pthread_join(threads[i], 0);
 	pthread_barrier_init(&gate, 0, 1);
 	pthread_create(&late, 0, worker, 0); pthread_join(late, 0);
+	return 0;
+}
+"""
+RANGE = r"""
+#include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
+volatile long range[32] __attribute__((aligned(64)));
+static volatile int stop;
+static void *stores(void *unused) { for (long i = 0; !stop; i++) range[i & 31] = i; return unused; }
+static void *starter(void *thread) { pthread_create(thread, 0, stores, 0); return 0; }
+int main(void) {
+	pthread_t first, second;
+	char byte;
+	puts("ready"); fflush(stdout);
+	if (read(0, &byte, 1) != 1) return 1;
+	/* The thread that stores inherits from one that has ended by then. */
+	pthread_create(&first, 0, starter, &second);
+	pthread_join(first, 0);
+	if (read(0, &byte, 1) != 1) return 1;
+	stop = 1;
+	pthread_join(second, 0);
 	return 0;
 }
 """
@@ -173,7 +184,7 @@ int main(int count, char **words) {
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("watched")
-    sources = {"simple": SIMPLE, "hot": HOT, "waiting": WAITING, "chain": CHAIN}
+    sources = {"simple": SIMPLE, "hot": HOT, "waiting": WAITING, "chain": CHAIN, "range": RANGE}
     return {name: compile_program(text, folder, name) for name, text in sources.items()}
 
 
@@ -460,7 +471,7 @@ def test_the_budget_disarms_a_hot_loop(programs: dict[str, Path]) -> None:
 
 
 def test_a_rate_arms_again_and_again(programs: dict[str, Path]) -> None:
-    got = run([programs["hot"], "1", "600"], "watch:range,size=8,rate=200,hits=60")
+    got = run([programs["hot"], "1", "0.6"], "watch:hot,rate=200,hits=60")
     assert got.status == 0 and 20 < len(got.hits) <= 60
     seconds = got.hits.time // 100_000_000
     assert seconds.nunique() >= 2 and got.hits.groupby(seconds).size().max() <= 40
@@ -468,11 +479,22 @@ def test_a_rate_arms_again_and_again(programs: dict[str, Path]) -> None:
 
 
 def test_a_range_takes_turns_on_inherited_threads_as_well(programs: dict[str, Path]) -> None:
-    got = run([programs["hot"], "1", "600"], "watch:range,slots=2,rotate=5,values=yes")
-    assert got.status == 0
-    windows, hits = got.windows, got.hits
+    with subprocess.Popen(
+        [programs["range"]], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout and process.stdout.readline() == b"ready\n"
+        sink = MemorySink()
+        target = Target(process.pid, pids={process.pid})
+        made = attach(["watch:range,slots=2,rotate=5,values=yes,hits=0"], target, sink)
+        go(process)
+        wait(made, lambda: len(sink.frame("watch_windows")) >= 70)
+        go(process)
+        wait(made, lambda: process.poll() is not None)
+        finish(made)
+        assert process.returncode == 0
+    windows, hits = sink.frame("watch_windows"), sink.frame("watches")
     assert windows.address.nunique() == 32 and set(windows["size"]) == {8}
-    assert windows.recorded.sum() == len(hits) > 200
+    assert windows.recorded.sum() == len(hits) > 70
     assert hits.address.nunique() > 16  # the storing thread came later, from a thread that is gone
     ordered = windows.sort_values(["address", "start"])
     same = ordered.address.eq(ordered.address.shift())
