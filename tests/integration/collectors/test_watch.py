@@ -229,6 +229,7 @@ def test_every_write_with_its_instruction(programs: dict[str, Path]) -> None:
     assert hits.time.is_monotonic_increasing and (hits.pid == got.pid).all()
     assert set(hits.comm) == {"simple"} and set(hits.watch) == {"watch:counter"}
     assert not any(got.losses.values())
+    assert not got.collectors[0].notes()["watch:counter"]["disarmed_by_budget"]
     assert got.windows.hits.tolist() == got.windows.recorded.tolist() == [60]
     cost = got.overhead.iloc[0]
     assert cost.hits == 60 and 500 < cost.cost_low <= cost.cost <= cost.cost_high
@@ -465,6 +466,7 @@ def test_the_budget_disarms_a_hot_loop(programs: dict[str, Path]) -> None:
     """20 million stores at a trap each would take minutes."""
     got = run([programs["hot"], "20000000"], "watch:hot,hits=500")
     assert got.status == 0 and len(got.hits) == 500
+    assert got.collectors[0].notes()["watch:hot"]["disarmed_by_budget"]
     window = got.windows.iloc[0]
     assert window.recorded == 500 and window.hits == 500 + got.lost("hit budget spent")
     assert window.hits < 100_000 and window.armed < window.end - window.start

@@ -124,10 +124,11 @@ class WatchCollector:
         self.label = label or f"{self.name}:{what}"
         self.counters = Counters()
         self.place: Bytes | None = None
-        self._why = ""
+        self._why = self._how = ""
+        self._spent = False
         self._backend: Backend | None = None
         self._armory: Armory | None = None
-        self._taken = self._left_out = self._inexact = 0
+        self._left_out = self._inexact = 0
 
     @classmethod
     def from_spec(cls, spec: Spec) -> WatchCollector:
@@ -187,7 +188,7 @@ class WatchCollector:
         everything = pieces(place.address, place.length)
         own = target.pid == os.getpid()
         backend = self._backend or self._make_backend(own=own, command=False)
-        self._backend = backend
+        self._backend, self._how = backend, backend.mode
         aim = Aim(
             self.label,
             writes_only=self.access == "w",
@@ -257,17 +258,24 @@ class WatchCollector:
 
     def notes(self) -> dict[str, Any]:
         """How the watch was set, for the recording's manifest."""
-        if self.place is None or self._backend is None:
+        if self.place is None or not self._how:
             return {}
         return {
             self.label: {
-                "mode": self._backend.mode,
+                "mode": self._how,
                 "why": self._why,
                 "address": hex(self.place.address),
                 "bytes": self.place.length,
                 "access": self.access,
                 "hits": self.limits.hits,
                 "rate": self.limits.rate,
+                # Accesses after that did not trap, so nobody knows how many there were.
+                "disarmed_by_budget": self._spent,
+                "instruction_not_proven": self._inexact,
+                "writes_left_out": self._left_out,
+                "stacks": "fp"
+                if self._how == "sigtrap" and self.stacks == "dwarf"
+                else self.stacks,
             }
         }
 
@@ -294,7 +302,11 @@ class WatchCollector:
                 break
         armory.flush(self._sink)
         self.counters.events += rows
-        self._taken = backend.taken()
+        if backend.spent and not self._spent:
+            self._spent = True
+            _log.info(
+                "%s: its budget of %d hits is spent, it is disarmed", self.label, self.limits.hits
+            )
         self.counters.lost = sum(backend.losses().values())
         return rows
 

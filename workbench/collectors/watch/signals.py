@@ -2,7 +2,8 @@
 
 The agent (native/agents/sigtrap.c) receives the signals and writes records to shared memory. It gets into this process
 by ctypes, into a command by LD_PRELOAD; another running process has no agent and would be killed by the signal, so it
-cannot be watched this way.
+cannot be watched this way. A program that sets a SIGTRAP handler of its own takes the hits away from the agent, and
+one that sets the default action dies of the next: such programs need BPF.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def holders(pid: int) -> list[str]:
     with contextlib.suppress(OSError, ValueError, IndexError):
         status = Path(f"/proc/{pid}/status").read_text()
         tracer = int(status.split("TracerPid:")[1].split()[0])
-        if tracer:
+        if tracer and tracer != os.getpid():
             name = Path(f"/proc/{tracer}/comm").read_text().strip()
             known.append(f"perhaps {name} (pid {tracer}), which traces the process")
     return known
