@@ -1,4 +1,4 @@
-"""Compile every C file of this room into one shared library, and every agent into one of its own, when a source is newer.
+"""Compile the C files of this room into one shared library and every agent into its own, when a source is newer.
 
 `python -m workbench.native.build [--force]`; the build of the wheel calls `build` as well.
 """
