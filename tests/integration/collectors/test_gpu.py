@@ -182,6 +182,7 @@ def test_stacks_end_in_the_function_and_name_its_caller(tmp_path: Path) -> None:
         one = calls[calls["api"] == "cudaMallocPitch"]["stack"].iloc[0]
         names = stacks[stacks["stack"] == one].sort_values("depth")["function"].tolist()
         assert names[0] == "cudaMallocPitch"
+        assert "stack of an API call" in recording.overhead["probe"].tolist()
         if kind == "yes":
             assert names[1:3] == ["run", "main"], names
 
@@ -306,6 +307,18 @@ def test_a_library_without_api_functions_is_refused(tmp_path: Path) -> None:
         Recorder(["gpu,library=libc"], output=tmp_path / "r", command=["/bin/true"]).start()
     with pytest.raises(WorkbenchError, match="no program or library"):
         Recorder(["gpu,library=/nowhere/libcudart.so"], output=tmp_path / "r", command=["/bin/true"]).start()
+
+
+@pytest.mark.needs("OpenCL")
+def test_this_very_process(tmp_path: Path) -> None:
+    import pyopencl as cl
+
+    context = cl.Context([cl.get_platforms()[0].get_devices()[0]])
+    with Recorder(["gpu:opencl,wait=no"], output=tmp_path / "recording", pid=os.getpid()) as recorder:
+        cl.Buffer(context, cl.mem_flags.READ_WRITE, 777).release()
+    calls = recorder.recording.gpu_calls
+    assert calls[["api", "bytes"]].values.tolist() == [["clCreateBuffer", 777], ["clReleaseMemObject", 777]]
+    assert set(calls["pid"]) == {os.getpid()}
 
 
 DIRECTIONS = ("host-to-host", "host-to-device", "device-to-host", "device-to-device", "default")

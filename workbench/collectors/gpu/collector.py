@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.collectors.base import Counters
+from workbench.collectors.cost import RunCost
 from workbench.collectors.gpu.hooks import Hooks
 from workbench.collectors.gpu.kernels import KernelNames
 from workbench.collectors.gpu.libraries import LIBRARIES, candidates
@@ -75,6 +76,7 @@ class GpuCollector:
         self.counters = Counters()
         self._hooks: Hooks | None = None
         self._rings: list[Ring] = []
+        self._cost: RunCost | None = None
         self._notes: dict[str, Any] = {}
 
     @classmethod
@@ -143,6 +145,7 @@ class GpuCollector:
         calls, names = self._rings
         self._dtype = loaded.object.record_dtype("calls")
         self._stacks: StackReader | None = None
+        self._cost = RunCost(loaded) if self.stacks != "no" else None
         self._columns: ColumnReader | None = None
         if self.stacks == "no":
             self._columns = ColumnReader(calls, self._dtype)
@@ -270,6 +273,8 @@ class GpuCollector:
 
     def detach(self) -> None:
         if self._hooks is not None:
+            if self._cost is not None:
+                self._cost.stop()
             self._hooks.detach()
 
     def finish(self) -> None:
@@ -277,12 +282,14 @@ class GpuCollector:
             return
         try:
             self.notes()
-            append_summary(self._sink, self._hooks, self._rows, count=self.count)
+            append_summary(self._sink, self._hooks, self._rows, count=self.count, stacks=self._cost)
         finally:
             self._close()
 
     def _close(self) -> None:
         hooks, self._hooks = self._hooks, None
+        if self._cost is not None:
+            self._cost.stop()
         rings, self._rings = self._rings, []
         if hooks is not None:
             hooks.detach()

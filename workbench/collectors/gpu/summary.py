@@ -14,14 +14,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from workbench.collectors.base import Sink
+    from workbench.collectors.cost import RunCost
     from workbench.collectors.gpu.hooks import Hooks
     from workbench.collectors.gpu.rows import Rows
 
 __all__ = ("append_summary",)
 
 
-def append_summary(sink: Sink, hooks: Hooks, rows: Rows, *, count: bool) -> None:
-    """Append rows of `gpu_counts`, `gpu_memory`, `losses` and `overhead`."""
+def append_summary(
+    sink: Sink, hooks: Hooks, rows: Rows, *, count: bool, stacks: RunCost | None
+) -> None:
+    """Append rows of `gpu_counts`, `gpu_memory`, `losses` and `overhead`.
+
+    `stacks` has measured the programs where stacks were taken: what they cost depends on how deep they are.
+    """
     keys, values = hooks.loaded.maps["counts"].table()
     if len(keys):
         sink.append("gpu_counts", rows.counts(keys, values))
@@ -30,6 +36,9 @@ def append_summary(sink: Sink, hooks: Hooks, rows: Rows, *, count: bool) -> None
         sink.append("gpu_memory", rows.memory(live_keys, live))
     _losses(sink, hooks, "gpu_counts" if count else "gpu_calls")
     what = "API call, counted (at the cost of a row: an upper bound)" if count else "API call, entry and return"
+    if stacks is not None:
+        what = "API call, entry and return without its stack"
+        sink.append("overhead", _stack_cost(stacks))
     _overhead(sink, what, keys["cookie"].astype(np.int64), values["calls"].astype(np.int64).sum(axis=1))
 
 
@@ -61,6 +70,17 @@ def _losses(sink: Sink, hooks: Hooks, frame: str) -> None:
             "lost": np.array([row[2] for row in kept], np.int64),
         },
     )
+
+
+def _stack_cost(cost: RunCost) -> dict[str, Any]:
+    """The program at the return, which takes the stack; a small part of it is in the cost of the call as well."""
+    columns = cost.rows("gpu")
+    keep = [i for i, probe in enumerate(columns["probe"]) if probe == "leave"]
+    kept = {
+        name: column[keep] if isinstance(column, np.ndarray) else [column[i] for i in keep]
+        for name, column in columns.items()
+    }
+    return kept | {"probe": ["stack of an API call"] * len(keep)}
 
 
 def _overhead(sink: Sink, what: str, cookies: NDArray[np.int64], calls: NDArray[np.int64]) -> None:
