@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ("install", "remove")
+__all__ = ("install",)
 
 RECORDER = ("workbench.collectors.recorder", "Recorder")
 
@@ -22,9 +22,3 @@ def _show(recorder: Any) -> None:
 def install(shell: Any) -> None:
     """Make `shell` show recorders; a second call changes nothing."""
     shell.display_formatter.ipython_display_formatter.for_type_by_name(*RECORDER, _show)
-
-
-def remove(shell: Any) -> None:
-    """Undo `install`."""
-    formatter = shell.display_formatter.ipython_display_formatter
-    formatter.pop(".".join(RECORDER), None)

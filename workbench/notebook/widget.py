@@ -7,6 +7,7 @@ Stop arrives on a kernel subshell (JupyterLab 4.4, ipykernel 7) without waiting 
 
 from __future__ import annotations
 
+import contextlib
 import html
 import threading
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from workbench.runs.progress import duration_text
 
 if TYPE_CHECKING:
     from workbench.collectors.recorder import Recorder, State
+    from workbench.frames.recording import Recording
 
 __all__ = ("RecorderView",)
 
@@ -142,14 +144,19 @@ class RecorderView:
         """Why it ended and where it is, once it has."""
         if state.phase != "done":
             return "", ""
-        try:
-            recording = self.recorder.recording
-        except WorkbenchError:
+        recording = self._recording()
+        if recording is None:
             return f"failed: {self._failure()}", ""
         manifest = recording.manifest
         ended = str(manifest.notes.get("ended_by", ""))
         why = manifest.reason or ended
         return f"{recording.status}: {why}" if why else recording.status, str(recording.path)
+
+    def _recording(self) -> Recording | None:
+        """The recording, once there is one."""
+        with contextlib.suppress(WorkbenchError):
+            return self.recorder.recording
+        return None
 
     def _failure(self) -> str:
         """Why nothing could be written."""
@@ -163,9 +170,10 @@ class RecorderView:
 
     def _text(self, state: State) -> str:
         lines = [self._title(state)]
-        for one, rates in zip(state.collectors, self._rates.values(), strict=True):
-            lost = f", {one.lost:,} lost" if one.lost else ""
-            lines.append(f"  {one.name}: {one.events:,} events, {self._rate(state, rates)} per second{lost}")
+        for index, (one, rates) in enumerate(zip(state.collectors, self._rates.values(), strict=True)):
+            lost = self._lost(index, one.lost)
+            gone = f", {lost:,} lost" if lost else ""
+            lines.append(f"  {one.name}: {one.events:,} events, {self._rate(state, rates)} per second{gone}")
         lines += [f"  {part}" for part in self._result(state) if part]
         return "\n".join(lines)
 
@@ -193,17 +201,25 @@ class RecorderView:
             parts.append(f"<div><code>{html.escape(where)}</code></div>")
         return f'<div class="wb-recorder" data-phase="{state.phase}">{"".join(parts)}</div>'
 
+    def _lost(self, index: int, live: int) -> int:
+        """Events that a collector lost: at the end, what the recording says, which counts the rings as well."""
+        recording = self._recording()
+        if recording is None:
+            return live
+        return max(live, sum(recording.lost.get(one, 0) for one in self.recorder.collectors[index].frames))
+
     def _rows(self, state: State) -> str:
         rows = []
-        for one, rates in zip(state.collectors, self._rates.values(), strict=True):
+        for index, (one, rates) in enumerate(zip(state.collectors, self._rates.values(), strict=True)):
+            lost = self._lost(index, one.lost)
             values = rates.per_second()
             label = f"{one.name}: events per second, at most {max(values, default=0):,.0f}"
-            lost = "color:#B00020;font-weight:bold;" if one.lost else ""
+            alarm = "color:#D55E00;font-weight:bold;" if lost else ""
             rows.append(
                 f'<tr data-collector="{html.escape(one.name)}"><td style="{LEFT}">{html.escape(one.name)}</td>'
                 f'<td class="wb-events" style="{CELL}">{one.events:,}</td>'
                 f'<td style="{CELL}">{self._rate(state, rates)}</td>'
-                f'<td style="{lost}{CELL}">{one.lost:,}</td>'
+                f'<td style="{alarm}{CELL}">{lost:,}</td>'
                 f'<td style="{LEFT}">{sparkline(values, label)}</td></tr>'
             )
         return "".join(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -103,11 +104,13 @@ class Lab:
         with opener.open(request, timeout=10) as reply:
             return json.load(reply)
 
-    def until_connected(self, seconds: float = 60.0) -> None:
-        """Wait until a browser talks to an idle kernel; before, Run All asks for a kernel."""
+    def until_connected(self, path: str, seconds: float = 60.0) -> None:
+        """Wait until a browser talks to the idle kernel of a notebook; before, Run All asks for a kernel."""
         end = time.monotonic() + seconds
         while not any(
-            one["kernel"]["connections"] and one["kernel"]["execution_state"] == "idle"
+            one["path"] == path
+            and one["kernel"]["connections"]
+            and one["kernel"]["execution_state"] == "idle"
             for one in self.ask(self.url + "api/sessions")
         ):
             assert time.monotonic() < end, "the notebook has no kernel"
@@ -131,7 +134,7 @@ class NotebookPage:
         self.browser = browser
         browser.open(f"{lab.url}lab/tree/{path}?token={lab.token}&reset")
         browser.until("return document.querySelector('.jp-NotebookPanel .jp-Cell') !== null", 60)
-        lab.until_connected()
+        lab.until_connected(path)
         browser.until(f"return document.querySelector('{INDICATOR}')?.dataset.status === 'idle'", 60)
 
     def run_all(self) -> None:
@@ -154,12 +157,35 @@ class NotebookPage:
         )
         return found
 
-    def until_done(self, seconds: float = 60.0) -> None:
-        """Wait until no cell runs or waits."""
+    def until(self, script: str, seconds: float = 60.0) -> None:
+        """Wait until a JavaScript expression is true; a cell that fails meanwhile ends the wait."""
         end = time.monotonic() + seconds
-        while any(prompt in ("[*]:", "[ ]:") for prompt in self.prompts()):
-            assert time.monotonic() < end, f"cells still run: {self.prompts()}"
+        while not self.browser.run(f"return Boolean({script})"):
+            errors = self.errors()
+            assert not errors, f"a cell failed while waiting for {script}:\n{errors[0]}"
+            assert time.monotonic() < end, f"still false after {seconds} s: {script}"
             time.sleep(0.05)
+
+    def until_done(self, seconds: float = 60.0) -> None:
+        """Wait until no cell runs or waits; those behind a failed one do not run any more."""
+        end = time.monotonic() + seconds
+        while "[*]:" in (prompts := self.prompts()) or ("[ ]:" in prompts and not self.errors()):
+            assert time.monotonic() < end, f"cells still run: {prompts}"
+            time.sleep(0.05)
+
+    def save(self, path: Path, seconds: float = 20.0) -> dict[str, Any]:
+        """Press the button that saves; the notebook that the server has then written to `path`."""
+        before = path.stat().st_mtime_ns
+        button = ".jp-NotebookPanel-toolbar [data-jp-item-name='save']"
+        self.browser.click(f"{button} jp-button, {button} button")
+        end = time.monotonic() + seconds
+        while True:
+            assert time.monotonic() < end, "JupyterLab did not save"
+            time.sleep(0.05)
+            if path.stat().st_mtime_ns != before:
+                with contextlib.suppress(ValueError):  # it is written in place: not whole yet
+                    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                    return found
 
     def output(self, index: int) -> str:
         """Text of the outputs of a code cell, as a reader sees it."""
