@@ -64,6 +64,8 @@ struct {
 RING(events);
 PUBLISH(events, event);
 
+#define TASK_DEAD 0x80 /* include/linux/sched.h: the last switch of a thread */
+
 /* Shorter times off the CPU are not recorded, ns: the floor trades ring space for detail. */
 const volatile __u64 least = 0;
 const volatile bool wakers = true;
@@ -140,14 +142,35 @@ static __always_inline void enter(struct task_struct *task)
 	send(&slot->off);
 }
 
+/* Gives the slot of a thread that is gone back. At its last switch: before that it may still leave the CPU. */
+static __always_inline void forget(__u32 tid)
+{
+	__u32 *known = bpf_map_lookup_elem(&slot_of, &tid);
+
+	if (known) {
+		bpf_map_push_elem(&free_slots, known, BPF_ANY);
+		bpf_map_delete_elem(&slot_of, &tid);
+	}
+}
+
+static __always_inline bool wanted(struct task_struct *task)
+{
+	return in_scope_pid(task->tgid) && (__u32)task->pid != scope_left_out;
+}
+
 SEC("tp_btf/sched_switch")
 int off_switch(__u64 *ctx)
 {
 	struct task_struct *prev = (void *)ctx[1], *next = (void *)ctx[2];
 
-	if (prev->pid && in_scope_pid(prev->tgid))
-		leave(ctx, prev, prev->__state);
-	if (next->pid && in_scope_pid(next->tgid))
+	/* A thread that was preempted on its way to sleep is still runnable, whatever its state says. */
+	__u32 state = ctx[0] ? 0 : prev->__state;
+
+	if (state & TASK_DEAD)
+		forget(prev->pid);
+	else if (prev->pid && wanted(prev))
+		leave(ctx, prev, state);
+	if (next->pid && wanted(next))
 		enter(next);
 	return 0;
 }
@@ -160,7 +183,7 @@ int off_waking(__u64 *ctx)
 	struct event *e, *off;
 	__u64 id;
 
-	if (!in_scope_pid(task->tgid))
+	if (!wanted(task))
 		return 0;
 	slot = slot_for(task->pid, false);
 	if (!slot || !slot->off.filled || slot->off.head.woken)
@@ -177,19 +200,6 @@ int off_waking(__u64 *ctx)
 	e->pid = id >> 32;
 	slot->waker.used = capture_stack(ctx, &e->stack, slot->waker.body);
 	slot->waker.filled = 1;
-	return 0;
-}
-
-SEC("tp_btf/sched_process_exit")
-int off_exit(__u64 *ctx)
-{
-	struct task_struct *task = (void *)ctx[0];
-	__u32 tid = task->pid, *known = bpf_map_lookup_elem(&slot_of, &tid);
-
-	if (known) {
-		bpf_map_push_elem(&free_slots, known, BPF_ANY);
-		bpf_map_delete_elem(&slot_of, &tid);
-	}
 	return 0;
 }
 

@@ -12,6 +12,8 @@
 
 /* True records the whole machine. */
 const volatile bool scope_machine = false;
+/* A thread that is never in scope: the recorder's own, when a process records itself. */
+const volatile __u32 scope_left_out = 0;
 /* True adds processes forked by a target. */
 const volatile bool scope_follow = true;
 
@@ -29,13 +31,22 @@ static __always_inline bool in_scope_pid(__u32 tgid)
 
 static __always_inline bool in_scope(void)
 {
-	return in_scope_pid(bpf_get_current_pid_tgid() >> 32);
+	__u64 id = bpf_get_current_pid_tgid();
+
+	return in_scope_pid(id >> 32) && (__u32)id != scope_left_out;
 }
 
 /* The raw tracepoint's arguments are (parent, child) task pointers: stable where the formatted layout is not. */
+struct signal_struct___scope {
+	struct {
+		int counter;
+	} live;
+} __attribute__((preserve_access_index));
+
 struct task_struct___scope {
 	int pid;
 	int tgid;
+	struct signal_struct___scope *signal;
 } __attribute__((preserve_access_index));
 
 SEC("raw_tp/sched_process_fork")
@@ -55,12 +66,19 @@ int scope_fork(struct bpf_raw_tracepoint_args *ctx)
 }
 
 SEC("raw_tp/sched_process_exit")
-int scope_exit(void *ctx)
+int scope_exit(struct bpf_raw_tracepoint_args *ctx)
 {
-	__u64 id = bpf_get_current_pid_tgid();
-	__u32 tgid = id >> 32;
+	struct task_struct___scope *task = (void *)ctx->args[0];
+	struct signal_struct___scope *signal = 0;
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	int live = 0;
 
-	if (!scope_machine && tgid == (__u32)id)
+	if (scope_machine)
+		return 0;
+	/* The main thread may end before others; the process is gone with the last of them. */
+	bpf_probe_read_kernel(&signal, sizeof(signal), __builtin_preserve_access_index(&task->signal));
+	bpf_probe_read_kernel(&live, sizeof(live), __builtin_preserve_access_index(&signal->live.counter));
+	if (live <= 0)
 		bpf_map_delete_elem(&targets, &tgid);
 	return 0;
 }

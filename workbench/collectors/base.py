@@ -47,6 +47,10 @@ class Target:
     follow: bool = True
     pids: set[int] = field(default_factory=set)
     """Every process in scope right now; the recorder adds children and keeps those that exited out."""
+    left_out: int = 0
+    """Thread of the recorder itself: not observed when the target is the process that records; 0 if there is none."""
+    others: set[int] = field(default_factory=set)
+    """Processes out of scope that a collector saw on a stack (a waker); the recorder records their mappings."""
     _unwinder: Unwinder | None = None
 
     @property

@@ -14,22 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.collectors.base import Counters
-from workbench.collectors.cost import RunCost
-from workbench.collectors.sideband import online_cpus
+from workbench.collectors.session import WAKE_BYTES, Session
 from workbench.collectors.stacks import COPY_BYTES, StackReader
-from workbench.collectors.target import threads
-from workbench.errors import BadSpec, MissingCapability, NotPermitted, TargetGone
+from workbench.collectors.thread_events import open_on_target
+from workbench.errors import BadSpec, MissingCapability
 from workbench.kernel import perf
-from workbench.kernel.loaded import Loaded, load
 from workbench.kernel.maps import possible_cpus
-from workbench.kernel.ring import RecordReader, Ring
-from workbench.objects.model import builtin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from workbench.collectors.base import Sink, Target
     from workbench.collectors.spec import Spec
+    from workbench.kernel.loaded import Loaded
 
 __all__ = ("CpuCollector",)
 
@@ -74,8 +71,7 @@ class CpuCollector:
         self.counters = Counters()
         self.driver = ""
         self.events: tuple[int, ...] = ()
-        self._loaded: Loaded | None = None
-        self._taken = 0
+        self._session: Session | None = None
 
     @classmethod
     def from_spec(cls, spec: Spec) -> CpuCollector:
@@ -92,72 +88,44 @@ class CpuCollector:
     def attach(self, target: Target, sink: Sink) -> None:
         self._sink = sink
         user = self.stacks != "no"
-        obj = builtin("cpu")
-        self._loaded = loaded = load(
-            obj,
+        session = Session(
+            "cpu",
             constants={
                 "copy_bytes": self.copy if self.stacks == "dwarf" else 0,
                 "kernel_stacks": self.kernel and user,
                 "user_stacks": user,
-                "wake_bytes": 1 << 20,
+                "wake_bytes": WAKE_BYTES,
             },
             map_sizes={"scratches": possible_cpus()},
+            ring="samples",
         )
         try:
-            self._dtype = obj.record_dtype("samples")
-            self._ring = Ring(*loaded.ring_fds["samples"])
-            self._reader = RecordReader(self._ring, buffer_bytes=16 << 20)
             self._stacks = StackReader(sink, target.unwinder() if self.stacks == "dwarf" else None)
-            self._cost = RunCost(loaded)
-            self._attach_events(target)
+            self._attach_events(target, session.loaded)
         except BaseException:
-            loaded.close()
+            session.close()
             raise
+        self._session = session
 
-    def _attach_events(self, target: Target) -> None:
-        events: list[int] = []
-        if target.machine:
-            events.extend(self._open(pid=-1, cpu=cpu) for cpu in online_cpus())
-        else:
-            covered: set[int] = set()
-            # New threads of a covered thread inherit its event; those that an uncovered one makes meanwhile
-            # appear in the next scan.
-            while new := {tid for pid in target.pids for tid in threads(pid)} - covered:
-                for tid in sorted(new):
-                    with contextlib.suppress(TargetGone):
-                        events.append(self._open(pid=tid, cpu=-1, follow=target.follow))
-                covered |= new
-            if not events:
-                raise TargetGone(f"process {target.pid} exited while it was being attached")
-        for event in events:
+    def _attach_events(self, target: Target, loaded: Loaded) -> None:
+        def open_one(tid: int, cpu: int, flags: tuple[str, ...]) -> int:
+            event = self._open_bare(tid, cpu, flags)
+            loaded.attach_perf_event("sample_cpu", event)  # owns the event, also when it fails
+            return event
+
+        self.events = tuple(open_on_target(target, open_one))
+        for event in self.events:
             perf.enable(event)
-        self.events = tuple(events)
 
-    def _open(self, *, pid: int, cpu: int, follow: bool = False) -> int:
-        assert self._loaded is not None
-        event = self._open_bare(pid=pid, cpu=cpu, follow=follow)
-        try:
-            self._loaded.attach_perf_event("sample_cpu", event)
-        except NotPermitted:
-            perf.close(event)
-            raise
-        return event
-
-    def _open_bare(self, *, pid: int, cpu: int, follow: bool = False) -> int:
-        flags = ["disabled"]
-        if pid >= 0:
-            flags.append("inherit")
-            if not follow:
-                flags.append("inherit_thread")
-        else:
-            flags.append("exclude_idle")
+    def _open_bare(self, tid: int, cpu: int, inherit: tuple[str, ...]) -> int:
+        flags = ("disabled", *inherit, *(("exclude_idle",) if tid < 0 else ()))
         wanted = self.driver or self.event
         if wanted != "clock":
             cycles = perf.EventAttributes(
                 perf.HARDWARE, perf.CPU_CYCLES, sample=self.hz, flags=(*flags, "freq"), wakeup=1
             )
             try:
-                event = perf.open_event(cycles, pid=pid, cpu=cpu)
+                event = perf.open_event(cycles, pid=tid, cpu=cpu)
                 self.driver = "cycles"
                 return event
             except MissingCapability as error:
@@ -166,16 +134,16 @@ class CpuCollector:
                     raise
         period = 1_000_000_000 // self.hz
         clock = perf.EventAttributes(
-            perf.SOFTWARE, perf.CPU_CLOCK, sample=period, flags=tuple(flags), wakeup=1
+            perf.SOFTWARE, perf.CPU_CLOCK, sample=period, flags=flags, wakeup=1
         )
-        event = perf.open_event(clock, pid=pid, cpu=cpu)
+        event = perf.open_event(clock, pid=tid, cpu=cpu)
         self.driver = "clock"
         return event
 
     @contextlib.contextmanager
     def bare_event(self, tid: int) -> Iterator[int]:
         """The sampling event of a thread with no program attached, disabled: the floor of what sampling costs."""
-        event = self._open_bare(pid=tid, cpu=-1)
+        event = self._open_bare(tid, -1, ("inherit", "inherit_thread"))
         try:
             yield event
         finally:
@@ -189,21 +157,25 @@ class CpuCollector:
         """Inherited events follow children by themselves."""
 
     def wake_fds(self) -> tuple[int, ...]:
-        return (self._ring.fd,) if self._loaded else ()
+        return self._session.fds if self._session else ()
 
     def drain(self) -> int:
         total = 0
-        if self._loaded is None:
+        if self._session is None:
             return 0
-        self._cost.look()
-        while len(records := self._reader.drain()):
-            head = records.head(self._dtype)
+        self._session.look()
+        dtype = self._session.dtype
+        for records in self._session.batches():
+            head = records.head(dtype)
             pids = head["pid"].astype(np.int32)
-            stacks = self._stacks.ids(records, pids, head["stack"], self._dtype.itemsize)
+            times = head["time"].astype(np.int64)
+            stacks = self._stacks.ids(
+                records, pids, head["stack"], dtype.itemsize, times=times
+            )
             self._sink.append(
                 "samples",
                 {
-                    "time": head["time"].astype(np.int64),
+                    "time": times,
                     "pid": pids,
                     "tid": head["tid"].astype(np.int32),
                     "cpu": head["cpu"].astype(np.int32),
@@ -213,28 +185,18 @@ class CpuCollector:
             )
             total += len(records)
         self.counters.events += total
-        self._taken = int(self._loaded.globals["taken"][()])
-        self.counters.lost = int(self._loaded.globals["lost_ring_full"][()])
+        self.counters.lost = self._session.counter("lost_ring_full")
         return total
 
     def detach(self) -> None:
-        if self._loaded is not None:
-            self._cost.stop()
-            self._loaded.detach()
+        if self._session is not None:
+            self._session.detach()
 
     def finish(self) -> None:
-        loaded, self._loaded = self._loaded, None
-        if loaded is None:
+        session, self._session = self._session, None
+        if session is None:
             return
-        self._sink.append(
-            "losses",
-            {
-                "collector": ["cpu"],
-                "frame": ["samples"],
-                "cause": ["ring full"],
-                "lost": np.array([self.counters.lost], np.int64),
-            },
-        )
-        self._sink.append("overhead", self._cost.rows("cpu"))
-        self._ring.close()
-        loaded.close()
+        try:
+            session.last_rows(self._sink, self.name, "samples", {"ring full": "lost_ring_full"})
+        finally:
+            session.close()

@@ -6,27 +6,23 @@ event is used and `access` is ``unknown``.
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workbench.collectors import scope
 from workbench.collectors.base import Counters
-from workbench.collectors.cost import RunCost
-from workbench.collectors.sideband import online_cpus
+from workbench.collectors.session import WAKE_BYTES, Session
 from workbench.collectors.stacks import COPY_BYTES, StackReader
-from workbench.collectors.target import threads
-from workbench.errors import MissingCapability, TargetGone
+from workbench.collectors.thread_events import open_on_target
+from workbench.errors import MissingCapability
 from workbench.kernel import perf
-from workbench.kernel.loaded import Loaded, load
 from workbench.kernel.maps import possible_cpus
-from workbench.kernel.ring import RecordReader, Ring
-from workbench.objects.model import builtin
 
 if TYPE_CHECKING:
     from workbench.collectors.base import Sink, Target
     from workbench.collectors.spec import Spec
+    from workbench.kernel.loaded import Loaded
 
 __all__ = ("PagesCollector",)
 
@@ -56,7 +52,7 @@ class PagesCollector:
         self.stacks, self.source = stacks, source
         self.counters = Counters()
         self.driver = ""
-        self._loaded: Loaded | None = None
+        self._session: Session | None = None
 
     @classmethod
     def from_spec(cls, spec: Spec) -> PagesCollector:
@@ -73,65 +69,52 @@ class PagesCollector:
 
     def attach(self, target: Target, sink: Sink) -> None:
         self._sink = sink
-        obj = builtin("pages")
-        self._loaded = loaded = load(
-            obj,
+        session = Session(
+            "pages",
             constants=scope.constants(target)
             | {
                 "stacks": self.stacks != "no",
                 "kernel_stacks": False,
                 "copy_bytes": COPY_BYTES if self.stacks == "dwarf" else 0,
-                "wake_bytes": 1 << 20,
+                "wake_bytes": WAKE_BYTES,
             },
             map_sizes={"scratches": possible_cpus()},
+            ring="events",
         )
         try:
-            self._dtype = obj.record_dtype("events")
-            self._ring = Ring(*loaded.ring_fds["events"])
-            self._reader = RecordReader(self._ring, buffer_bytes=16 << 20)
             self._stacks = StackReader(sink, target.unwinder() if self.stacks == "dwarf" else None)
-            self._cost = RunCost(loaded)
             if self.source != "event":
-                self._attach_tracepoints(target)
+                self._attach_tracepoints(target, session.loaded)
             if not self.driver:
-                self._attach_events(target)
+                self._attach_events(target, session.loaded)
         except BaseException:
-            loaded.close()
+            session.close()
             raise
+        self._session = session
 
-    def _attach_tracepoints(self, target: Target) -> None:
-        assert self._loaded is not None
+    def _attach_tracepoints(self, target: Target, loaded: Loaded) -> None:
         try:
-            self._loaded.attach_raw_tracepoint("fault_user", "page_fault_user")
-            self._loaded.attach_raw_tracepoint("fault_kernel", "page_fault_kernel")
+            loaded.attach_raw_tracepoint("fault_user", "page_fault_user")
+            loaded.attach_raw_tracepoint("fault_kernel", "page_fault_kernel")
         except MissingCapability as error:
-            self._loaded.detach()
+            loaded.detach()
             if self.source == "tracepoint":
                 error.hint = "this kernel has no page-fault tracepoints; use source=event"
                 raise
             return
-        scope.enter_scope(self._loaded, target)
+        scope.enter_scope(loaded, target)
         self.driver = "tracepoint"
 
-    def _attach_events(self, target: Target) -> None:
-        assert self._loaded is not None
-        events = []
-        if target.machine:
-            places = [(-1, cpu) for cpu in online_cpus()]
-        else:
-            places = [(tid, -1) for pid in sorted(target.pids) for tid in threads(pid)]
-        for tid, cpu in places:
-            flags = ("disabled",) if target.machine else ("disabled", "inherit")
+    def _attach_events(self, target: Target, loaded: Loaded) -> None:
+        def open_one(tid: int, cpu: int, flags: tuple[str, ...]) -> int:
             attributes = perf.EventAttributes(
-                perf.SOFTWARE, _PAGE_FAULTS, sample=1, sample_type=8, flags=flags
+                perf.SOFTWARE, _PAGE_FAULTS, sample=1, sample_type=8, flags=("disabled", *flags)
             )
-            with contextlib.suppress(TargetGone):
-                event = perf.open_event(attributes, pid=tid, cpu=cpu)
-                self._loaded.attach_perf_event("fault_event", event)
-                events.append(event)
-        if not events:
-            raise TargetGone(f"process {target.pid} exited while it was being attached")
-        for event in events:
+            event = perf.open_event(attributes, pid=tid, cpu=cpu)
+            loaded.attach_perf_event("fault_event", event)
+            return event
+
+        for event in open_on_target(target, open_one):
             perf.enable(event)
         self.driver = "event"
 
@@ -139,24 +122,28 @@ class PagesCollector:
         """Followed by the fork hook or by inheritance."""
 
     def wake_fds(self) -> tuple[int, ...]:
-        return (self._ring.fd,) if self._loaded else ()
+        return self._session.fds if self._session else ()
 
     def drain(self) -> int:
         total = 0
-        if self._loaded is None:
+        session = self._session
+        if session is None:
             return 0
-        self._cost.look()
-        while len(records := self._reader.drain()):
-            head = records.head(self._dtype)
+        session.look()
+        for records in session.batches():
+            head = records.head(session.dtype)
             pids = head["pid"].astype(np.int32)
+            times = head["time"].astype(np.int64)
             if self.stacks == "no":
                 stacks = np.full(len(pids), -1, np.int32)
             else:
-                stacks = self._stacks.ids(records, pids, head["stack"], self._dtype.itemsize)
+                stacks = self._stacks.ids(
+                    records, pids, head["stack"], session.dtype.itemsize, times=times
+                )
             self._sink.append(
                 "faults",
                 {
-                    "time": head["time"].astype(np.int64),
+                    "time": times,
                     "pid": pids,
                     "tid": head["tid"].astype(np.int32),
                     "cpu": head["cpu"].astype(np.int32),
@@ -170,27 +157,18 @@ class PagesCollector:
             )
             total += len(records)
         self.counters.events += total
-        self.counters.lost = int(self._loaded.globals["lost_ring_full"][()])
+        self.counters.lost = session.counter("lost_ring_full")
         return total
 
     def detach(self) -> None:
-        if self._loaded is not None:
-            self._cost.stop()
-            self._loaded.detach()
+        if self._session is not None:
+            self._session.detach()
 
     def finish(self) -> None:
-        loaded, self._loaded = self._loaded, None
-        if loaded is None:
+        session, self._session = self._session, None
+        if session is None:
             return
-        self._sink.append(
-            "losses",
-            {
-                "collector": ["pages"],
-                "frame": ["faults"],
-                "cause": ["ring full"],
-                "lost": np.array([int(loaded.globals["lost_ring_full"][()])], np.int64),
-            },
-        )
-        self._sink.append("overhead", self._cost.rows("pages"))
-        self._ring.close()
-        loaded.close()
+        try:
+            session.last_rows(self._sink, self.name, "faults", {"ring full": "lost_ring_full"})
+        finally:
+            session.close()

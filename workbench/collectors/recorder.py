@@ -2,27 +2,33 @@
 
 Attaching happens in the thread that calls `start`; draining happens in a thread of its own, so a notebook stays
 usable and Stop works while a cell runs. Whatever ends the recording (the target's exit, `seconds`, `stop`, an
-exception in a collector, a full disk), the order is the same: detach every probe, drain once more, finish.
+exception in a collector, a full disk, the end of this process), the order is the same: detach every probe, drain once
+more, finish.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import ctypes
+import math
 import os
-import resource
-import select
 import threading
 import time
-from dataclasses import dataclass
+import weakref
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from workbench.collectors import registry
 from workbench.collectors.base import Collector, Target
+from workbench.collectors.jit_maps import perf_maps
+from workbench.collectors.limits import borrow_limit, return_limit
 from workbench.collectors.processes import Processes
 from workbench.collectors.spec import Spec, parse
+from workbench.collectors.state import CollectorState, Phase, State
 from workbench.collectors.target import HeldCommand, attach_target, machine_target
-from workbench.errors import BadSpec, WorkbenchError
+from workbench.collectors.waiting import Waiting
+from workbench.errors import BadSpec, TargetGone, WorkbenchError
 from workbench.frames.manifest import CollectorInfo
 from workbench.frames.writer import RecordingWriter
 
@@ -36,37 +42,19 @@ __all__ = ("CollectorState", "Recorder", "State")
 
 DRAIN_SECONDS = 0.1
 FLUSH_SECONDS = 1.0
-Phase = Literal["new", "recording", "finishing", "done"]
+THREAD_NAME = "wb-recorder"
+_PR_SET_NAME = 15
+_EXITED = "the target exited"
+_running: weakref.WeakSet[Recorder] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_running.clear)  # the thread that records is not in the child
 
 
-@dataclass(frozen=True, slots=True)
-class CollectorState:
-    """Live numbers of one collector: rows so far and events lost so far."""
-
-    name: str
-    events: int
-    lost: int
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """Live numbers of a recording. `remaining` is seconds to go, None where only the target decides."""
-
-    phase: Phase
-    elapsed: float
-    remaining: float | None
-    progress: float
-    collectors: tuple[CollectorState, ...]
-
-    def __str__(self) -> str:
-        parts = [
-            f"{c.name} {c.events:,}" + (f" ({c.lost:,} lost)" if c.lost else "")
-            for c in self.collectors
-        ]
-        if self.phase == "finishing":
-            return f"writing {self.progress:.0%}: {', '.join(parts)}"
-        left = f", {self.remaining:.0f} s to go" if self.remaining is not None else ""
-        return f"{self.phase} {self.elapsed:.1f} s{left}: {', '.join(parts)}"
+@atexit.register
+def _end_all() -> None:
+    """A program that ends while it records keeps what was recorded."""
+    for recorder in list(_running):
+        recorder.stop(reason="the recording process ended")
+        recorder.wait()
 
 
 class Recorder:
@@ -120,8 +108,8 @@ class Recorder:
                 "name one target",
                 "--pid N, -- CMD ..., or --machine (pid=, command= or machine=True)",
             )
-        if seconds is not None and seconds <= 0:
-            raise BadSpec(f"seconds is {seconds}", "give a positive time")
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise BadSpec(f"seconds is {seconds:g}", "give a positive number of seconds")
         if not collect:
             raise BadSpec(
                 "nothing to collect", f"--collect one of: {', '.join(registry.COLLECTORS)}"
@@ -136,15 +124,21 @@ class Recorder:
         )
         self._output, self._overwrite = output, overwrite
         self._phase: Phase = "new"
+        self._started = False
         self._progress = 0.0
         self._begin = self._end = 0.0
         self._reason = ""
         self._status: Literal["complete", "interrupted", "failed"] = "complete"
         self._error: BaseException | None = None
         self._recording: Recording | None = None
+        self._writer: RecordingWriter | None = None
+        self._processes: Processes | None = None
         self._command_process: HeldCommand | None = None
+        self._lock = threading.Lock()
+        self._stopping = False
+        self._waiting: Waiting | None = None
+        self._attached = threading.Event()
         self._done = threading.Event()
-        self._wake_read, self._wake_write = -1, -1
         self._thread: threading.Thread | None = None
         self.exit_status: int | None = None
 
@@ -158,51 +152,71 @@ class Recorder:
         WorkbenchError
             Whatever keeps a collector from attaching. Nothing stays attached, and no folder is left.
         """
-        if self._phase != "new":
-            raise BadSpec("this recorder was started already", "make a new one")
-        with contextlib.suppress(ValueError, OSError):
-            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-            resource.setrlimit(
-                resource.RLIMIT_NOFILE, (hard, hard)
-            )  # one descriptor per thread and probe
-        target = self._resolve()
+        with self._lock:
+            if self._started:
+                raise BadSpec("this recorder was started already", "make a new one")
+            self._started = True
+        borrow_limit()  # one descriptor per thread and probe
         attached: list[Collector] = []
-        writer: RecordingWriter | None = None
         try:
-            writer = RecordingWriter(
-                self._output,
-                command=self._command,
-                pid=target.pid,
-                collectors=self._collector_infos(),
-                options={
-                    "seconds": self._seconds,
-                    "follow": self._follow,
-                    "machine": target.machine,
-                },
-                frames=sorted({frame for one in self.collectors for frame in one.frames}),
-                overwrite=self._overwrite,
-            )
-            self._writer = writer
+            thread_id = self._start_thread()
+            target = self._resolve()
+            target.left_out = thread_id
+            self._writer = writer = self._make_writer(target)
             wants_data = any(getattr(one, "data_mappings", False) for one in self.collectors)
             self._processes = Processes(target, writer, data=wants_data)
             self._processes.start()
+            writer.flush()  # loads all that writing needs, before any event waits for it
             for one in self.collectors:
                 attached.append(one)
                 one.attach(target, writer)
             self._note()
             self._prepare_unwinder(target)
-            self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            self._exit = self._open_exit(target)
+            self._check_alive(target)
             self._begin = time.monotonic()
-            self._phase = "recording"
+            with self._lock:
+                self._phase = "recording"
             if self._command_process is not None:
                 self._command_process.release()
         except BaseException:
-            self._undo(attached[:-1], writer)
+            self._undo(attached)
             raise
-        self._thread = threading.Thread(target=self._run, name="workbench-recorder", daemon=True)
-        self._thread.start()
+        _running.add(self)
+        self._attached.set()
         return self
+
+    def _start_thread(self) -> int:
+        """Start the thread that drains, which waits for `_attached`; its thread id."""
+        self._waiting = Waiting()
+        named = threading.Event()
+
+        def run() -> None:
+            ctypes.CDLL(None).prctl(_PR_SET_NAME, THREAD_NAME.encode())
+            named.set()
+            self._attached.wait()
+            if self._phase == "recording":
+                self._run()
+
+        self._thread = threading.Thread(target=run, name=THREAD_NAME, daemon=True)
+        self._thread.start()
+        named.wait()
+        assert self._thread.native_id is not None
+        return self._thread.native_id
+
+    def _make_writer(self, target: Target) -> RecordingWriter:
+        return RecordingWriter(
+            self._output,
+            command=self._command,
+            pid=target.pid,
+            collectors=self._collector_infos(),
+            options={
+                "seconds": self._seconds,
+                "follow": self._follow,
+                "machine": target.machine,
+            },
+            frames=sorted({frame for one in self.collectors for frame in one.frames}),
+            overwrite=self._overwrite,
+        )
 
     def _collector_infos(self) -> list[CollectorInfo]:
         infos = []
@@ -213,8 +227,10 @@ class Recorder:
         return infos
 
     def _resolve(self) -> Target:
+        assert self._waiting is not None
         if self._command:
-            variables = dict(os.environ if self._child_options["env"] is None else self._child_options["env"])
+            given = self._child_options["env"]
+            variables = dict(os.environ if given is None else given)
             for one in self.collectors:
                 prepare = getattr(one, "prepare_environment", None)
                 if prepare is not None:
@@ -224,15 +240,26 @@ class Recorder:
             )
             target = self._command_process.target
             target.follow = self._follow
+            self._waiting.for_exit(self._command_process.pid)
             return target
-        return (
-            machine_target() if self._pid is None else attach_target(self._pid, follow=self._follow)
-        )
+        if self._pid is None:
+            return machine_target()
+        if self._pid > 0:
+            self._waiting.for_exit(self._pid)
+        return attach_target(self._pid, follow=self._follow)
+
+    def _check_alive(self, target: Target) -> None:
+        """A process that exits while it is attached would never end the recording."""
+        assert self._waiting is not None
+        if not target.machine and self._waiting.exited:
+            raise TargetGone(
+                f"process {target.pid} exited while it was being attached", "start it again"
+            )
 
     def _note(self) -> None:
         for one in self.collectors:
             notes = getattr(one, "notes", None)
-            if notes is not None:
+            if notes is not None and self._writer is not None:
                 self._writer.note(**notes())
 
     @staticmethod
@@ -243,35 +270,34 @@ class Recorder:
                 with contextlib.suppress(WorkbenchError, OSError):
                     target.unwinder().prepare(pid)
 
-    def _open_exit(self, target: Target) -> int:
-        if target.pid is None:
-            return -1
-        try:
-            return os.pidfd_open(target.pid)
-        except ProcessLookupError:
-            return -1
-
-    def _undo(self, attached: list[Collector], writer: RecordingWriter | None) -> None:
-        """Start failed: leave nothing behind."""
-        for one in reversed(attached):
-            with contextlib.suppress(WorkbenchError, OSError):
-                one.detach()
-                one.finish()
-        if hasattr(self, "_processes"):
+    def _undo(self, attached: list[Collector]) -> None:
+        """Start failed: leave nothing behind. The last of `attached` failed and has undone itself."""
+        with self._lock:
+            self._phase = "done"
+        for one in reversed(attached[:-1]):
+            for step in (one.detach, one.finish):
+                with contextlib.suppress(Exception):  # the error that brought us here is the one to report
+                    step()
+        if self._processes is not None:
             with contextlib.suppress(WorkbenchError, OSError):
                 self._processes.finish()
-        if writer is not None:
-            writer.discard()
+        if self._writer is not None:
+            self._writer.discard()
         if self._command_process is not None:
             self._command_process.kill()
-        self._phase = "done"
-        self._close_fds()
+        self._end_life()
+        self._attached.set()
+        if self._thread is not None:
+            self._thread.join()
 
-    def _close_fds(self) -> None:
-        for fd in (self._wake_read, self._wake_write, getattr(self, "_exit", -1)):
-            if fd >= 0:
-                os.close(fd)
-        self._wake_read = self._wake_write = self._exit = -1
+    def _end_life(self) -> None:
+        with self._lock:
+            self._phase = "done"
+        if self._waiting is not None:
+            self._waiting.close()
+        return_limit()
+        _running.discard(self)
+        self._done.set()
 
     def _run(self) -> None:
         try:
@@ -291,24 +317,17 @@ class Recorder:
         except BaseException as error:  # kept for result(): this thread has nobody to raise to
             self._error = self._error or error
         finally:
-            self._phase = "done"
-            self._close_fds()
-            self._done.set()
+            self._end_life()
 
     def _loop(self) -> None:
-        poll = select.poll()
-        for fd in (
-            self._wake_read,
-            self._exit,
-            *(fd for one in self.collectors for fd in one.wake_fds()),
-        ):
-            if fd >= 0:
-                poll.register(fd, select.POLLIN)
+        assert self._writer is not None and self._waiting is not None
+        self._waiting.for_rings(fd for one in self.collectors for fd in one.wake_fds())
         flushed = time.monotonic()
         while True:
             left = self.state().remaining
-            wait = DRAIN_SECONDS if left is None else min(DRAIN_SECONDS, max(left, 0.0))
-            ready = {fd for fd, _ in poll.poll(wait * 1000)}
+            called, exited = self._waiting.wait(
+                DRAIN_SECONDS if left is None else min(DRAIN_SECONDS, max(left, 0.0))
+            )
             self._drain()
             now = time.monotonic()
             if now - flushed >= FLUSH_SECONDS:
@@ -316,15 +335,15 @@ class Recorder:
                 flushed = now
             if self._writer.failure is not None:
                 raise self._writer.failure
-            if self._wake_read in ready:
-                return
-            if self._exit in ready:
-                self._reason = "the target exited"
-                return
-            if left is not None and left <= 0:
+            over = left is not None and left <= 0
+            if called or exited or over:
+                with self._lock:
+                    seconds = f"{self._seconds:g} seconds were over" if over else ""
+                    self._reason = self._reason or (_EXITED if exited else seconds)
                 return
 
     def _drain(self) -> None:
+        assert self._processes is not None
         for pid in self._processes.drain():
             for one in self.collectors:
                 with contextlib.suppress(
@@ -337,6 +356,7 @@ class Recorder:
 
     def _tell_mapped(self) -> None:
         """Collectors with a method `mapped(pid, path)` hear of files that a process in scope has mapped."""
+        assert self._processes is not None
         if not self._processes.mapped:
             return
         for one in self.collectors:
@@ -348,13 +368,15 @@ class Recorder:
                     mapped(pid, path)
 
     def _finish(self) -> None:
+        assert self._writer is not None and self._processes is not None
         self._end = time.monotonic()
-        self._phase = "finishing"
+        with self._lock:
+            self._phase = "finishing"
         errors: list[BaseException] = []
         for step in ("detach", "drain", "finish"):
             if step == "drain":
                 with contextlib.suppress(WorkbenchError):
-                    self._processes.drain()
+                    self._processes.drain(last=True)
             for one in self.collectors:
                 try:
                     getattr(one, step)()
@@ -364,40 +386,23 @@ class Recorder:
                     errors.append(error)
         with contextlib.suppress(WorkbenchError, OSError):
             self._processes.finish()
-        self._keep_perf_maps()
+        since = time.time() - (time.monotonic() - self._begin)
+        for pid, content in perf_maps(self._processes.seen, since):
+            with contextlib.suppress(WorkbenchError):
+                self._writer.attach_file(f"perf-{pid}.map", content)
         if errors and self._error is None:
             self._error, self._status = errors[0], "interrupted"
             self._reason = f"{type(errors[0]).__name__}: {errors[0]}".splitlines()[0]
         if self._command_process is not None:
-            self._collect_command()
-        self._note()
-        self._writer.note(exit_status=self.exit_status, ended_by=self._reason or "stopped")
+            # Where `seconds` or Stop came first: the command is ours, and it ends with the recording.
+            ended = self._reason == _EXITED
+            process = self._command_process
+            self.exit_status = process.wait() if ended else process.end()
+        with contextlib.suppress(WorkbenchError):  # the disk is full: `finish` says so
+            self._note()
+            self._writer.note(exit_status=self.exit_status, ended_by=self._reason or "stopped")
         reason = self._reason if self._status != "complete" else ""
         self._recording = self._writer.finish(self._status, reason, progress=self._on_progress)
-
-    def _collect_command(self) -> None:
-        assert self._command_process is not None
-        if self._reason == "the target exited":
-            self.exit_status = self._command_process.wait()
-        else:
-            # `seconds` or Stop came first: the command is ours, and it ends with the recording.
-            self._command_process.process.terminate()
-            try:
-                self.exit_status = self._command_process.wait(5)
-            except Exception:
-                self._command_process.kill()
-                self.exit_status = self._command_process.process.returncode
-
-    def _keep_perf_maps(self) -> None:
-        for pid in sorted(self._processes.seen):
-            for place in (f"/proc/{pid}/root/tmp/perf-{pid}.map", f"/tmp/perf-{pid}.map"):
-                try:
-                    data = Path(place).read_bytes()
-                except OSError:
-                    continue
-                with contextlib.suppress(WorkbenchError):
-                    self._writer.attach_file(f"perf-{pid}.map", data)
-                break
 
     def _on_progress(self, fraction: float, _what: str) -> None:
         self._progress = fraction
@@ -416,25 +421,40 @@ class Recorder:
         return State(self._phase, elapsed, remaining, self._progress, collectors)
 
     def stop(self, *, interrupted: bool = False, reason: str = "") -> None:
-        """Ask the recording to end; returns at once. From any thread, any number of times."""
-        if self._phase != "recording":
-            return
-        if interrupted:
-            self._status = "interrupted"
-        self._reason = reason or ("interrupted by the user" if interrupted else "stopped")
-        with contextlib.suppress(OSError):
-            os.write(self._wake_write, b"x")
+        """Ask the recording to end; returns at once. From any thread, any number of times; the first call counts.
+
+        While `start` still attaches, the recording ends as soon as it has begun.
+        """
+        with self._lock:
+            if self._stopping or self._phase in ("finishing", "done"):
+                return
+            self._stopping = True
+            if interrupted:
+                self._status = "interrupted"
+            self._reason = reason or ("interrupted by the user" if interrupted else "stopped")
+        if self._waiting is not None:
+            self._waiting.call()
 
     def wait(
         self, timeout: float | None = None, on_tick: Callable[[State], None] | None = None
     ) -> bool:
-        """Wait for the end; True when it came. `on_tick` is called ten times a second meanwhile."""
+        """Wait for the end; True when it came. `on_tick` is called ten times a second meanwhile.
+
+        Raises
+        ------
+        BadSpec
+            It was never started.
+        """
+        if not self._started:
+            raise BadSpec("this recorder was not started", "call start(), run(), or use `with`")
         end = None if timeout is None else time.monotonic() + timeout
         while not self._done.wait(DRAIN_SECONDS):
             if on_tick is not None:
                 on_tick(self.state())
             if end is not None and time.monotonic() >= end:
                 return False
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
         return True
 
     def result(self) -> Recording:

@@ -8,12 +8,9 @@ import numpy as np
 
 from workbench.collectors import scope
 from workbench.collectors.base import Counters
-from workbench.collectors.cost import RunCost
+from workbench.collectors.session import WAKE_BYTES, Session
 from workbench.collectors.stacks import StackReader
 from workbench.collectors.target import threads
-from workbench.kernel.loaded import Loaded, load
-from workbench.kernel.ring import RecordReader, Ring
-from workbench.objects.model import builtin
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,7 +81,7 @@ class SchedCollector:
             slots,
         )
         self.counters = Counters()
-        self._loaded: Loaded | None = None
+        self._session: Session | None = None
         self._pending: dict[tuple[int, int], int] = {}
 
     @classmethod
@@ -100,13 +97,12 @@ class SchedCollector:
         return made
 
     def attach(self, target: Target, sink: Sink) -> None:
-        self._sink = sink
+        self._sink, self._target = sink, target
         user = self.stacks != "no"
         count = sum(len(threads(pid)) for pid in target.pids)
         slots = self.slots or (4096 if target.machine else max(512, 2 * count))
-        obj = builtin("sched")
-        self._loaded = loaded = load(
-            obj,
+        session = Session(
+            "sched",
             constants=scope.constants(target)
             | {
                 "least": self.least * 1000,
@@ -115,45 +111,52 @@ class SchedCollector:
                 "kernel_stacks": user,
                 "user_stacks": user,
                 "skip_frames": 2,
-                "wake_bytes": 1 << 20,
+                "wake_bytes": WAKE_BYTES,
             },
             map_sizes={"slots": slots},
+            ring="events",
         )
         try:
-            self._dtype = obj.record_dtype("events")
-            self._ring = Ring(*loaded.ring_fds["events"])
-            self._reader = RecordReader(self._ring, buffer_bytes=16 << 20)
             self._stacks = StackReader(sink, target.unwinder() if self.stacks == "dwarf" else None)
+            loaded = session.loaded
             for slot in range(slots):
                 loaded.maps["free_slots"].push(slot)
-            self._cost = RunCost(loaded)
             scope.enter_scope(loaded, target)
-            for program in ("off_exit", "off_waking", "off_switch"):
+            for program in ("off_waking", "off_switch"):
                 loaded.attach_tracing(program)
         except BaseException:
-            loaded.close()
+            session.close()
             raise
+        self._session = session
 
     def attach_process(self, pid: int) -> None:
         """The fork hook has put it in scope already."""
 
     def wake_fds(self) -> tuple[int, ...]:
-        return (self._ring.fd,) if self._loaded else ()
+        return self._session.fds if self._session else ()
 
     def drain(self) -> int:
         total = 0
-        if self._loaded is None:
+        session = self._session
+        if session is None:
             return 0
-        self._cost.look()
-        while len(records := self._reader.drain()):
-            head = records.head(self._dtype)
+        session.look()
+        for records in session.batches():
+            head = records.head(session.dtype)
             # A waker's stack belongs to the waker's process: its head carries that pid.
             pids = head["pid"].astype(np.int32)
-            stacks = self._stacks.ids(records, pids, head["stack"], self._dtype.itemsize)
+            if not self._target.machine:
+                self._target.others.update(set(np.unique(pids).tolist()) - self._target.pids - {0})
+            stacks = self._stacks.ids(
+                records,
+                pids,
+                head["stack"],
+                session.dtype.itemsize,
+                times=head["time"].astype(np.int64),
+            )
             total += self._append(head, stacks)
         self.counters.events += total
-        lost = self._loaded.globals
-        self.counters.lost = int(lost["lost_ring_full"][()]) + int(lost["lost_slots_full"][()])
+        self.counters.lost = session.counter("lost_ring_full") + session.counter("lost_slots_full")
         return total
 
     def _append(self, head: dict[str, NDArray[Any]], stacks: NDArray[np.int32]) -> int:
@@ -195,26 +198,15 @@ class SchedCollector:
         return int(off.sum())
 
     def detach(self) -> None:
-        if self._loaded is not None:
-            self._cost.stop()
-            self._loaded.detach()
+        if self._session is not None:
+            self._session.detach()
 
     def finish(self) -> None:
-        loaded, self._loaded = self._loaded, None
-        if loaded is None:
+        session, self._session = self._session, None
+        if session is None:
             return
         losses = {"ring full": "lost_ring_full", "more threads than slots": "lost_slots_full"}
-        self._sink.append(
-            "losses",
-            {
-                "collector": ["sched"] * 2,
-                "frame": ["offcpu"] * 2,
-                "cause": list(losses),
-                "lost": np.array(
-                    [int(loaded.globals[name][()]) for name in losses.values()], np.int64
-                ),
-            },
-        )
-        self._sink.append("overhead", self._cost.rows("sched"))
-        self._ring.close()
-        loaded.close()
+        try:
+            session.last_rows(self._sink, self.name, "offcpu", losses)
+        finally:
+            session.close()

@@ -13,9 +13,13 @@ if TYPE_CHECKING:
 __all__ = ("constants", "enter_scope")
 
 
-def constants(target: Target) -> dict[str, bool]:
+def constants(target: Target) -> dict[str, int]:
     """Knobs of bpf/scope.h for `load`."""
-    return {"scope_machine": target.machine, "scope_follow": target.follow}
+    return {
+        "scope_machine": target.machine,
+        "scope_follow": target.follow,
+        "scope_left_out": 0 if target.machine else target.left_out,
+    }
 
 
 def enter_scope(loaded: Loaded, target: Target) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workbench.collectors import scope
 from workbench.collectors.base import Counters
-from workbench.collectors.cost import RunCost
+from workbench.collectors.session import Session
 from workbench.collectors.syscall_names import syscall_names
-from workbench.kernel.loaded import Loaded, load
-from workbench.objects.model import builtin
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +42,7 @@ class SyscallsCollector:
 
     def __init__(self) -> None:
         self.counters = Counters()
-        self._loaded: Loaded | None = None
+        self._session: Session | None = None
 
     @classmethod
     def from_spec(cls, spec: Spec) -> SyscallsCollector:
@@ -53,15 +51,16 @@ class SyscallsCollector:
 
     def attach(self, target: Target, sink: Sink) -> None:
         self._sink = sink
-        self._loaded = loaded = load(builtin("syscalls"), constants=scope.constants(target))
+        session = Session("syscalls", constants=scope.constants(target))
         try:
-            self._cost = RunCost(loaded)
+            loaded = session.loaded
             scope.enter_scope(loaded, target)
             loaded.attach_raw_tracepoint("syscall_exit", "sys_exit")
             loaded.attach_raw_tracepoint("syscall_enter", "sys_enter")
         except BaseException:
-            loaded.close()
+            session.close()
             raise
+        self._session = session
 
     def attach_process(self, pid: int) -> None:
         """The fork hook has put it in scope already."""
@@ -70,24 +69,29 @@ class SyscallsCollector:
         return ()
 
     def drain(self) -> int:
-        if self._loaded is None:
+        if self._session is None:
             return 0
-        self._cost.look()
+        self._session.look()
         before = self.counters.events
-        self.counters.events = int(self._loaded.globals["calls"][()])
-        self.counters.lost = int(self._loaded.globals["lost_map_full"][()])
+        self.counters.events = self._session.counter("calls")
+        self.counters.lost = self._session.counter("lost_map_full")
         return self.counters.events - before
 
     def detach(self) -> None:
-        if self._loaded is not None:
-            self._cost.stop()
-            self._loaded.detach()
+        if self._session is not None:
+            self._session.detach()
 
     def finish(self) -> None:
-        loaded, self._loaded = self._loaded, None
-        if loaded is None:
+        session, self._session = self._session, None
+        if session is None:
             return
-        keys, cells = loaded.maps["cells"].table()
+        try:
+            self._append(*session.loaded.maps["cells"].table())
+            session.last_rows(self._sink, self.name, "syscalls", {"map full": "lost_map_full"})
+        finally:
+            session.close()
+
+    def _append(self, keys: NDArray[Any], cells: NDArray[Any]) -> None:
         order = np.lexsort((keys["bucket"], keys["nr"], keys["pid"]))
         keys, cells = keys[order], cells[order]
         low, high = bucket_bounds(keys["bucket"].astype(np.int64))
@@ -104,14 +108,3 @@ class SyscallsCollector:
                 "total": cells["total"].astype(np.int64),
             },
         )
-        self._sink.append(
-            "losses",
-            {
-                "collector": ["syscalls"],
-                "frame": ["syscalls"],
-                "cause": ["map full"],
-                "lost": np.array([int(loaded.globals["lost_map_full"][()])], np.int64),
-            },
-        )
-        self._sink.append("overhead", self._cost.rows("syscalls"))
-        loaded.close()

@@ -1,18 +1,19 @@
 """Name, start and hold what is to be observed.
 
-A command is started stopped, and run under ptrace to its program entry (AT_ENTRY): the dynamic linker has mapped
-every shared library and not one instruction of the program has run, so symbols have addresses and the first event is
-not missed. `release` lets it go and drops ptrace. If the workbench dies in between, PTRACE_O_EXITKILL kills the
-command: it never stays stopped or with a trap in its code.
+A command is started under ptrace and run to its program entry (AT_ENTRY): the dynamic linker has mapped every shared
+library and not one instruction of the program has run, so symbols have addresses and the first event is not missed.
+`release` lets it go and drops ptrace. If the workbench dies in between, PTRACE_O_EXITKILL kills the command: it never
+stays stopped or with a trap in its code. No shell and no helper stands in between: arguments, environment, limits and
+descriptors are those that the caller gave.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import platform
-import shutil
 import signal
 import struct
 import subprocess
@@ -22,20 +23,25 @@ from pathlib import Path
 from typing import IO, Any
 
 from workbench.collectors.base import Target
+from workbench.collectors.limits import own_limits
 from workbench.errors import BadSpec, MissingCapability, NotPermitted, TargetGone
 
-__all__ = ("HeldCommand", "attach_target", "machine_target", "threads")
+__all__ = ("HeldCommand", "attach_target", "descendants", "machine_target", "threads")
 
-_CONT, _DETACH, _SEIZE, _GETREGSET, _SETREGSET = 7, 17, 0x4206, 0x4204, 0x4205
+_TRACEME, _CONT, _DETACH, _SETOPTIONS = 0, 7, 17, 0x4200
+_GETREGSET, _SETREGSET = 0x4204, 0x4205
 _NT_PRSTATUS = 1
-_O_TRACEEXEC, _O_EXITKILL = 0x10, 0x100000
-_EVENT_EXEC = 4
+_O_EXITKILL = 0x100000
 _AT_ENTRY = 9
 _WALL = 0x40000000
+_ELF_64 = 2
 # Trap instruction, program counter's index in the general register set, how far the counter is past the trap.
 _TRAPS = {"x86_64": (b"\xcc", 16, 1), "aarch64": (b"\x00\x00\x20\xd4", 32, 0)}
-_HOLD = 'kill -STOP $$; exec "$0" "$@"'
 _LONGEST_WAIT = 30.0
+_REFUSED = (
+    "see `workbench doctor ptrace`; a container may need --cap-add=SYS_PTRACE, or start the command "
+    "yourself and record it with --pid"
+)
 
 
 @cache
@@ -49,11 +55,9 @@ def _libc() -> ctypes.CDLL:
 def _ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:
     if _libc().ptrace(request, pid, address, data) == -1:
         number = ctypes.get_errno()
-        if number == 3:
+        if number == errno.ESRCH:
             raise TargetGone(f"process {pid} is gone")
-        raise MissingCapability(
-            f"ptrace of process {pid}: {os.strerror(number)}", "see `workbench doctor ptrace`"
-        )
+        raise MissingCapability(f"ptrace of process {pid}: {os.strerror(number)}", _REFUSED)
 
 
 def threads(pid: int) -> list[int]:
@@ -81,8 +85,8 @@ def attach_target(pid: int, *, follow: bool = True) -> Target:
     except (FileNotFoundError, ProcessLookupError):
         raise TargetGone(f"there is no process {pid}", "list processes with `ps -e`") from None
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-    if fields.get("State", "").strip().startswith(("Z", "X")):
-        raise TargetGone(f"process {pid} has exited already")
+    if fields.get("State", "").strip().startswith(("Z", "X")) and len(threads(pid)) < 2:
+        raise TargetGone(f"process {pid} has exited already", "list processes with `ps -e`")
     group = int(fields.get("Tgid", pid))
     if group != pid:
         raise BadSpec(
@@ -90,15 +94,16 @@ def attach_target(pid: int, *, follow: bool = True) -> Target:
             f"use --pid {group}: all its threads are recorded",
         )
     owner = int(fields.get("Uid", "0").split()[0])
-    if not os.access(f"/proc/{pid}/mem", os.R_OK) or not _may_read(pid):
+    if not _may_read(pid):
         raise NotPermitted(
             f"process {pid} belongs to user {owner} and may not be observed by user {os.getuid()}",
             "run as its owner or as root",
         )
-    return Target(pid, follow=follow, pids={pid, *(_descendants(pid) if follow else ())})
+    return Target(pid, follow=follow, pids={pid, *(descendants({pid}) if follow else ())})
 
 
 def _may_read(pid: int) -> bool:
+    """Whether this user may observe a process: the kernel checks that when its maps are opened."""
     try:
         with Path(f"/proc/{pid}/maps").open("rb") as maps:
             maps.read(1)
@@ -106,25 +111,32 @@ def _may_read(pid: int) -> bool:
         return False
     except OSError:
         return True
-    return True
+    return os.access(f"/proc/{pid}/mem", os.R_OK)
 
 
-def _descendants(pid: int) -> set[int]:
+def descendants(pids: set[int]) -> set[int]:
+    """Children, grandchildren ... of processes right now, without themselves."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError, ValueError, IndexError):
                 status = (entry / "stat").read_text().rsplit(")", 1)[1]
                 parents[int(entry.name)] = int(status.split()[1])
-    found = {pid}
+    found = set(pids)
     while grown := {child for child, parent in parents.items() if parent in found} - found:
         found |= grown
-    return found - {pid}
+    return found - pids
 
 
 def machine_target() -> Target:
     """The whole machine as target."""
     return Target(None)
+
+
+def _ask_to_be_traced() -> None:
+    """Runs in the child before exec, so it does one system call and nothing else."""
+    if _libc().ptrace(_TRACEME, 0, None, None) == -1:
+        raise OSError(ctypes.get_errno(), "ptrace")
 
 
 class HeldCommand:
@@ -141,9 +153,11 @@ class HeldCommand:
     Raises
     ------
     BadSpec
-        The command does not exist or is not executable.
+        The command does not exist or cannot be executed.
     TargetGone
         It exited before its first instruction (for example, a shared library is missing).
+    MissingCapability
+        ptrace is refused.
     """
 
     def __init__(
@@ -156,22 +170,26 @@ class HeldCommand:
         cwd: str | Path | None = None,
         env: dict[str, str] | None = None,
     ) -> None:
-        if not command:
+        if not command or not command[0]:
             raise BadSpec("no command is given", "write it after `--`")
-        path = shutil.which(command[0], path=(env or os.environ).get("PATH"))
-        if path is None:
-            raise BadSpec(f"command not found: {command[0]}", "give a path, or check PATH")
         self.command = command
-        self.process = subprocess.Popen(
-            ["/bin/sh", "-c", _HOLD, path, *command[1:]],
-            stdout=stdout,
-            stderr=stderr,
-            stdin=stdin,
-            cwd=cwd,
-            env=env,
-        )
+        _libc()
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdout=stdout,
+                stderr=stderr,
+                stdin=stdin,
+                cwd=cwd,
+                env=env,
+                preexec_fn=_ask_to_be_traced,
+            )
+        except subprocess.SubprocessError:
+            raise MissingCapability("a command may not be traced here", _REFUSED) from None
+        except (OSError, ValueError) as error:
+            raise _not_started(command[0], cwd, env, error) from None
         self.pid = self.process.pid
-        self._traced = False
+        self._traced = True
         try:
             self._run_to_entry()
         except BaseException:
@@ -184,15 +202,17 @@ class HeldCommand:
         return Target(self.pid, self.command, pids={self.pid})
 
     def _wait_stop(self) -> int:
-        """Wait for the next stop; the signal and event bits of the status."""
+        """Wait for the next stop; its signal."""
         end = time.monotonic() + _LONGEST_WAIT
+        pause = 0.0001
         while time.monotonic() < end:
-            pid, status = os.waitpid(self.pid, os.WUNTRACED | os.WNOHANG | _WALL)
+            pid, status = os.waitpid(self.pid, os.WNOHANG | _WALL)
             if not pid:
-                time.sleep(0.0005)
+                time.sleep(pause)
+                pause = min(2 * pause, 0.002)
                 continue
             if os.WIFSTOPPED(status):
-                return status >> 8
+                return os.WSTOPSIG(status)
             self.process.returncode = os.waitstatus_to_exitcode(status)
             raise TargetGone(
                 f"{self.command[0]} ended before its first instruction (exit status {self.process.returncode})",
@@ -203,16 +223,13 @@ class HeldCommand:
         )
 
     def _run_to_entry(self) -> None:
-        self._wait_stop()  # the shell's own SIGSTOP
-        _ptrace(_SEIZE, self.pid, 0, _O_TRACEEXEC | _O_EXITKILL)
-        self._traced = True
-        os.kill(self.pid, signal.SIGCONT)
-        while (stop := self._wait_stop()) != (signal.SIGTRAP | _EVENT_EXEC << 8):
-            self._continue(stop)
+        self._wait_stop()  # exec succeeded; nothing of the new program has run, not even its dynamic linker
+        _ptrace(_SETOPTIONS, self.pid, 0, _O_EXITKILL)
+        own_limits(self.pid)
         trap, index, past = _TRAPS.get(platform.machine(), (b"", 0, 0))
-        if not trap:
+        entry = self._entry() if trap else 0
+        if not entry:
             return
-        entry = self._entry()
         with Path(f"/proc/{self.pid}/mem").open("r+b", buffering=0) as memory:
             memory.seek(entry)
             original = memory.read(len(trap))
@@ -229,16 +246,18 @@ class HeldCommand:
 
     def _continue(self, stop: int) -> None:
         """Continue, delivering the signal that caused the last stop unless ptrace itself made it."""
-        number = stop & 0xFF
-        hand_on = 0 if stop >> 8 or number in (0, signal.SIGTRAP, signal.SIGSTOP) else number
-        _ptrace(_CONT, self.pid, 0, hand_on)
+        _ptrace(_CONT, self.pid, 0, 0 if stop in (signal.SIGTRAP, signal.SIGSTOP) else stop)
 
     def _entry(self) -> int:
+        """Address of the program entry; 0 for a program of another word size, which stays held at its exec."""
+        with Path(f"/proc/{self.pid}/exe").open("rb") as program:
+            if program.read(5)[4:] != bytes([_ELF_64]):
+                return 0
         auxiliary = Path(f"/proc/{self.pid}/auxv").read_bytes()
-        for kind, value in struct.iter_unpack("<QQ", auxiliary):
+        for kind, value in struct.iter_unpack("=QQ", auxiliary):
             if kind == _AT_ENTRY:
                 return int(value)
-        raise MissingCapability("the program has no AT_ENTRY")
+        return 0
 
     def _registers(self) -> tuple[ctypes.Array[ctypes.c_uint64], Any]:
         registers = (ctypes.c_uint64 * 34)()
@@ -264,10 +283,62 @@ class HeldCommand:
         """Exit status of the command (negative: killed by that signal)."""
         return self.process.wait(timeout)
 
+    def end(self, patience: float = 5.0) -> int:
+        """Ask the command to end, insist after `patience` seconds; its exit status."""
+        self.process.terminate()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGCONT)  # one that is stopped would not hear it
+        try:
+            return self.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        return self.process.returncode
+
     def kill(self) -> None:
         """End the command, whatever state it is in, and reap it."""
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError, subprocess.TimeoutExpired):
-                self.process.wait(5)
+            self._reap()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def _reap(self) -> None:
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG | _WALL)
+            except ChildProcessError:  # somebody else waited for it
+                self.process.returncode = -signal.SIGKILL
+                return
+            if pid and not os.WIFSTOPPED(status):  # a stop from before the kill may still be reported
+                self.process.returncode = os.waitstatus_to_exitcode(status)
+                return
+            time.sleep(0.001)
+
+
+def _not_started(
+    name: str, folder: str | Path | None, variables: dict[str, str] | None, error: OSError | ValueError
+) -> BadSpec:
+    if isinstance(error, ValueError):
+        return BadSpec(f"the command cannot be started: {error}")
+    if folder is not None and error.filename == str(folder):
+        return BadSpec(f"the command cannot run in {folder}: {error.strerror}", "choose another cwd")
+    if error.errno == errno.ENOENT:
+        # The folder counts only for a name with a slash; PATH is searched for the others.
+        if "/" in name and (Path(folder or ".") / name).exists():
+            return BadSpec(
+                f"{name} exists, but its interpreter does not",
+                "look at its #! line, or at `readelf -l` for the program interpreter",
+            )
+        return BadSpec(f"command not found: {name}", "give a path, or check PATH")
+    if error.errno in (errno.EACCES, errno.EISDIR):
+        return BadSpec(f"{name} is not executable", f"chmod +x {name}, or name its interpreter first")
+    if error.errno == errno.ENOEXEC:
+        return BadSpec(
+            f"{name} is not a program for this machine",
+            "a script needs a #! line, or name its interpreter first",
+        )
+    return BadSpec(f"{name} cannot be started: {error.strerror}")

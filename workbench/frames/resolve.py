@@ -182,7 +182,7 @@ class Resolver:
         self._data_columns: set[str] = set()
         self._collect()
         self._frames = self._symbolize()
-        self._leaf: Codes | None = None
+        self._leaf: dict[str, Codes] = {}
 
     @property
     def frames(self) -> tuple[str, ...]:
@@ -279,8 +279,8 @@ class Resolver:
 
     def _resolved(self, rule: str, batch: pa.RecordBatch) -> pa.Array:
         what, _, name = rule.partition(":")
-        if what == "leaf":
-            leaf = self._leaves()
+        if what in ("leaf", "user"):
+            leaf = self._leaves(what)
             stacks = _numpy(batch, name).astype(np.int64)
             stacks[(stacks < 0) | (stacks >= len(leaf.codes) - 1)] = -1
             return leaf.take(stacks)
@@ -291,42 +291,57 @@ class Resolver:
         texts: Codes = getattr(self._frames, what)
         return texts.take(rows)
 
-    def _leaves(self) -> Codes:
-        """Innermost function by stack id."""
-        if self._leaf is None:
-            if "stacks" in self.raw.names():
-                self._leaf = self._given_leaves()
-            else:
-                rows = []
-                if RAW_STACKS in self.raw.names():
-                    for batch in self.raw.batches(RAW_STACKS):
-                        pids, _, addresses, lengths = _raw_stacks(batch)
-                        innermost = addresses[np.cumsum(lengths) - lengths]
-                        rows.append(self._frames.first[:-1][self._pairs.index(pids, innermost)])
-                function = self._frames.function
-                codes = function.codes[np.concatenate(rows)] if rows else np.empty(0, np.int32)
-                self._leaf = Codes(np.append(codes, function.codes[-1]), function.names)
-        return self._leaf
+    def _leaves(self, what: str) -> Codes:
+        """By stack id: the innermost function ("leaf"), or the innermost outside the kernel where there is one."""
+        if what not in self._leaf:
+            given = "stacks" in self.raw.names()
+            make = self._given_leaves if given else self._interned_leaves
+            self._leaf[what] = make(what)
+        return self._leaf[what]
 
-    def _given_leaves(self) -> Codes:
+    def _interned_leaves(self, what: str) -> Codes:
+        rows = []
+        if RAW_STACKS in self.raw.names():
+            for batch in self.raw.batches(RAW_STACKS):
+                pids, _, addresses, lengths = _raw_stacks(batch)
+                first = np.cumsum(lengths) - lengths
+                if what == "user":
+                    kernel = np.append(0, np.cumsum(addresses >= KERNEL))
+                    depth = kernel[first + lengths] - kernel[first]
+                    first = first + np.where(depth < lengths, depth, 0)
+                innermost = self._pairs.index(pids, addresses[first])
+                rows.append(self._frames.first[:-1][innermost])
+        function = self._frames.function
+        codes = function.codes[np.concatenate(rows)] if rows else np.empty(0, np.int32)
+        return Codes(np.append(codes, function.codes[-1]), function.names)
+
+    def _given_leaves(self, what: str) -> Codes:
         import pyarrow as pa
 
         known: dict[str, int] = {}
         ids: list[NDArray[Any]] = []
         codes: list[NDArray[Any]] = []
+        depths: list[NDArray[Any]] = []
         for batch in self.raw.batches("stacks"):
-            innermost = _numpy(batch, "depth") == 0
+            depth = _numpy(batch, "depth").astype(np.int64)
+            if what == "user":  # kernel functions come after all others
+                space = np.asarray(batch.column("space").to_pylist())
+                depth += np.where(space == "kernel", 1 << 32, 0)
             function = batch.column("function")
             table = [known.setdefault(name, len(known)) for name in function.dictionary.to_pylist()]
-            ids.append(_numpy(batch, "stack")[innermost])
-            codes.append(np.asarray(table, np.int32)[function.indices.to_numpy()[innermost]])
+            ids.append(_numpy(batch, "stack"))
+            codes.append(np.asarray(table, np.int32)[function.indices.to_numpy()])
+            depths.append(depth)
         if not ids:
             return _coded(np.empty(0, np.int32), pa.array([], pa.utf8()))
         stacks, all_codes = np.concatenate(ids), np.concatenate(codes)
-        kept = stacks >= 0
+        order = np.lexsort((np.concatenate(depths), stacks))
+        order = order[stacks[order] >= 0]
+        stacks = stacks[order]
+        first = np.append(True, stacks[1:] != stacks[:-1])[: len(stacks)]
         known.setdefault("", len(known))
         table_codes = np.full(int(stacks.max(initial=-1)) + 1, known[""], np.int32)
-        table_codes[stacks[kept]] = all_codes[kept]
+        table_codes[stacks[first]] = all_codes[order][first]
         return _coded(table_codes, pa.array(list(known), pa.utf8()))
 
     def _stack_batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -49,7 +49,7 @@ class Column:
     resolve : str
         Empty for a recorded column. ``function:COL``, ``module:COL`` or ``line:COL``: text resolved from the address
         in column COL of the same row (with the row's pid). ``leaf:COL``: function of the innermost frame of stack
-        COL.
+        COL. ``user:COL``: of its innermost frame outside the kernel, or as ``leaf`` where it has none.
     """
 
     name: str
@@ -483,7 +483,14 @@ register(
             Column(
                 "state", "str", "", "task state at switch-out: preempted, sleeping, blocked, ..."
             ),
-            Column("function", "str", "", "innermost function when it left", resolve="leaf:stack"),
+            Column(
+                "function",
+                "str",
+                "",
+                "innermost function outside the kernel when it left (in the kernel it is always the scheduler); for "
+                "threads of the kernel, the innermost",
+                resolve="user:stack",
+            ),
             STACK,
             Column("waker_pid", "int32", "id", "process of the waker; -1 where none was seen"),
             Column("waker_tid", "int32", "id", "thread of the waker; -1 where none was seen"),

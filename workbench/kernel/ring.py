@@ -7,6 +7,7 @@ allocated while draining: columns are made once and overwritten by the next call
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -19,11 +20,11 @@ from workbench.native import ring as native
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-__all__ = ("ColumnReader", "RecordReader", "Records", "Ring")
+__all__ = ("ColumnReader", "RecordReader", "Records", "Ring", "SpanReader")
 
 
 class Ring:
@@ -73,8 +74,9 @@ class Ring:
     def close(self) -> None:
         """Unmap."""
         self._views.clear()
-        self._consumer.close()
-        self._producer.close()
+        for area in (self._consumer, self._producer):
+            with contextlib.suppress(BufferError):  # an exception still holds a batch: unmapped with it
+                area.close()
 
 
 def _columns(
@@ -234,3 +236,52 @@ class RecordReader:
             )
         )
         return Records(self._buffer, self._starts[:rows], self._lengths[:rows])
+
+
+class SpanReader:
+    """Records of any length, read where they lie in the ring: nothing is copied.
+
+    Parameters
+    ----------
+    ring : Ring
+    batch_bytes : int
+        About how much of the ring a batch holds. Its space is the producer's again when the next one is asked for.
+    capacity : int
+        Most records of a batch.
+    """
+
+    def __init__(self, ring: Ring, batch_bytes: int = 4 << 20, capacity: int = 16384) -> None:
+        self.ring, self.batch_bytes = ring, batch_bytes
+        self._starts = np.zeros(capacity, np.uint64)
+        self._lengths = np.zeros(capacity, np.uint32)
+        self._library = native.library()
+
+    def batches(self) -> Iterator[Records]:
+        """What waits now, batch by batch, but not what arrives meanwhile: a producer that is faster than its reader
+        cannot hold it here. A batch is valid until the next one is asked for."""
+        ring, library = self.ring, self._library
+        position = ctypes.c_uint64.from_address(ring.consumer).value
+        end = position + ring.waiting
+        at = ctypes.c_uint64(position)
+        data = ring.data_view()
+        while at.value < end:
+            before = at.value
+            rows = int(
+                library.wb_ring_spans(
+                    ring.data,
+                    ring.mask,
+                    ctypes.byref(at),
+                    end,
+                    self.batch_bytes,
+                    self._starts.ctypes.data,
+                    self._lengths.ctypes.data,
+                    len(self._starts),
+                )
+            )
+            try:
+                if rows:
+                    yield Records(data, self._starts[:rows], self._lengths[:rows])
+            finally:
+                library.wb_ring_release(ring.consumer, at.value)
+            if at.value == before:  # a record that is still being written
+                return

@@ -113,6 +113,36 @@ WB_EXPORT int64_t wb_ring_records(const uint8_t *data, uint64_t mask, uint64_t *
 	return (int64_t)rows;
 }
 
+/* Where the records from *at on are, without copying them: starts in the data area, lengths. Looks at no more than
+ * limit_bytes beyond the first record, and not past `end`. Moves *at behind what it found; the space is the producer's
+ * again only after wb_ring_release. */
+WB_EXPORT int64_t wb_ring_spans(const uint8_t *data, uint64_t mask, uint64_t *position, uint64_t end,
+				uint64_t limit_bytes, uint64_t *starts, uint32_t *lengths, uint64_t capacity)
+{
+	const uint64_t begin = *position;
+	uint64_t at = begin, rows = 0;
+
+	while (rows < capacity && at < end && at - begin < limit_bytes) {
+		uint32_t head = header_length(data, mask, at);
+
+		if (head & BUSY)
+			break;
+		if (!(head & DISCARD)) {
+			starts[rows] = (at & mask) + HEADER;
+			lengths[rows] = head;
+			rows++;
+		}
+		at += advance(head);
+	}
+	*position = at;
+	return (int64_t)rows;
+}
+
+WB_EXPORT void wb_ring_release(uint64_t *consumer, uint64_t position)
+{
+	__atomic_store_n(consumer, position, __ATOMIC_RELEASE);
+}
+
 WB_EXPORT uint64_t wb_ring_available(const uint64_t *consumer, const uint64_t *producer)
 {
 	return __atomic_load_n(producer, __ATOMIC_ACQUIRE) - __atomic_load_n(consumer, __ATOMIC_RELAXED);

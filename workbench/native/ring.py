@@ -25,6 +25,10 @@ def library() -> ctypes.CDLL:
     core.wb_ring_columns.argtypes = (_P, _U64, _P, _P, _U32, _U32, _P, _P, _P, _U64, _P)
     core.wb_ring_records.restype = ctypes.c_int64
     core.wb_ring_records.argtypes = (_P, _U64, _P, _P, _P, _U64, _P, _P, _U64)
+    core.wb_ring_spans.restype = ctypes.c_int64
+    core.wb_ring_spans.argtypes = (_P, _U64, _P, _U64, _U64, _P, _P, _U64)
+    core.wb_ring_release.restype = None
+    core.wb_ring_release.argtypes = (_P, _U64)
     core.wb_ring_available.restype = _U64
     core.wb_ring_available.argtypes = (_P, _P)
     core.wb_gather.restype = None
