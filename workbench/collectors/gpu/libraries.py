@@ -30,9 +30,9 @@ LIBRARIES = {"runtime": "libcudart*.so*", "driver": "libcuda.so*", "opencl": "li
 time, before a process has mapped them."""
 
 _MARKERS = {
-    "runtime": (b"cudaLaunch", b"cudaMalloc", b"cudaMemcpy"),
-    "driver": (b"cuLaunchKernel", b"cuMemAlloc", b"cuMemcpy"),
-    "opencl": (b"clEnqueue", b"clCreateBuffer"),
+    "runtime": (b"cudaLaunch", b"cudaMalloc"),
+    "driver": (b"cuMem",),
+    "opencl": (b"clEnqueue",),
 }
 _STRING_TABLE = 3
 _PREFIX = {"runtime": ("cuda*", "__cuda*"), "driver": ("cu*",), "opencl": ("cl*",)}
@@ -69,7 +69,7 @@ def _mentions(place: str, layers: Sequence[str]) -> bool:
     with contextlib.suppress(OSError, BadElf), ElfFile(place) as elf:
         for section in elf.sections:
             if section.type == _STRING_TABLE:
-                names = bytes(elf.content(section))
+                names = elf.content(section)
                 if any(marker in names for marker in markers):
                     return True
     return False
