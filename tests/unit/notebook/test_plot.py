@@ -11,13 +11,14 @@ import pytest
 from frameset import HOSTILE, FrameSet, database, sample_python, stacks_frame
 from matplotlib.collections import PolyCollection, QuadMesh
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from workbench.errors import BadSpec, MissingFrame
 from workbench.notebook import plot
 from workbench.notebook.plot.flame import fit, module_order
 from workbench.notebook.plot.functions import top_text
 from workbench.notebook.plot.lanes import merged
-from workbench.notebook.plot.style import color_of, duration_text
+from workbench.notebook.plot.style import chart, color_of, duration_text, legend
 
 
 @pytest.fixture(scope="module")
@@ -264,3 +265,15 @@ def test_one_sample_is_enough(recording: FrameSet) -> None:
     only = one.only("samples", "stacks")
     pixels(plot.timeline(only))
     pixels(plot.heatmap(only))
+
+
+@pytest.mark.filterwarnings("error")
+def test_long_library_names_do_not_squeeze_the_plot() -> None:
+    figure = chart("title", "how to read", height=5)
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    names = [f"_module_{i}.cpython-311-x86_64-linux-gnu.so" for i in range(8)]
+    legend(axes, [Patch(label=name) for name in names], 8)
+    for _ in range(2):  # saved, then shown
+        figure._repr_mimebundle_()
+        assert axes.get_position().width > 0.95

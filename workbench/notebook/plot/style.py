@@ -90,15 +90,21 @@ def tidy(axes: Axes, *, grid: Literal["x", "y", "both"] | None = None) -> None:
 
 
 def legend(axes: Axes, handles: list[Any], columns: int = 6) -> None:
-    """A legend in one line above the plot."""
+    """A legend above the plot, in one line where it fits: a wider one would squeeze the plot."""
     if not handles:
         return
+    figure: Any = axes.figure
+    room = figure.get_figwidth() * 72 * 0.97
+    labels = [str(one.get_label()) for one in handles]
+    columns = min(len(handles), columns)
+    while columns > 1 and _legend_width(labels, columns) > room:
+        columns -= 1
     made = axes.legend(
         handles=handles,
         loc="lower left",
         bbox_to_anchor=(0, 1),
         borderaxespad=0.2,
-        ncols=min(len(handles), columns),
+        ncols=columns,
         fontsize=8,
         frameon=False,
         handlelength=1.0,
@@ -106,6 +112,17 @@ def legend(axes: Axes, handles: list[Any], columns: int = 6) -> None:
     )
     for text in made.get_texts():
         text.set_parse_math(False)
+
+
+def _legend_width(labels: list[str], columns: int) -> float:
+    """About how wide a legend in 8-point type is, in points; matplotlib fills it column by column."""
+    rest, extra = divmod(len(labels), columns)
+    width, at = 0.0, 0
+    for column in range(columns):
+        size = rest + (column < extra)
+        width += 4.7 * max(map(len, labels[at : at + size])) + 24
+        at += size
+    return width
 
 
 def short_module(module: str) -> str:
