@@ -28,11 +28,15 @@ class LiveKernel:
         self._client = NotebookClient(
             self.nb, km=self._manager, timeout=60, resources={"metadata": {"path": str(folder)}}
         )
-        # Jupyter Server names the session of a kernel that somebody looks at.
-        self._environment = {"env": os.environ | {"JPY_SESSION_NAME": session}} if session else {}
+        variables = dict(os.environ)
+        for name in ("JPY_SESSION_NAME", "WORKBENCH_OUTPUT"):
+            variables.pop(name, None)
+        if session:  # Jupyter Server names the session of a kernel that somebody looks at
+            variables["JPY_SESSION_NAME"] = session
+        self._variables = variables
 
     def __enter__(self) -> LiveKernel:
-        self._context = self._client.setup_kernel(**self._environment)
+        self._context = self._client.setup_kernel(env=self._variables)
         self._context.__enter__()
         self.pid = int(self.value("import os; os.getpid()"))
         self.cell("%load_ext workbench\nimport workbench as wb, time, threading")
@@ -66,8 +70,10 @@ class LiveKernel:
         return str(self._manager.connection_file)
 
     def interrupt(self) -> None:
-        """As the Stop button of the notebook."""
-        os.kill(self.pid, signal.SIGINT)
+        """As the notebook's own Interrupt does: the kernel and what it started get SIGINT."""
+        group = os.getpgid(self.pid)
+        assert group != os.getpgrp()
+        os.killpg(group, signal.SIGINT)
 
 
 def after(path: Path, action: Callable[[], Any]) -> threading.Thread:
