@@ -24,6 +24,7 @@ COUNTS = (
 )
 PHASE = "document.querySelector('.wb-recorder')?.dataset.phase"
 STOP = "document.querySelector('.wb-stop')"
+LINES = "document.querySelectorAll('.wb-recorder .wb-sparkline path[fill=none]').length"
 FLAME = "document.querySelector('.wb-chart[data-kind=flamegraph][data-ready]')"
 
 
@@ -73,6 +74,7 @@ def test_tour_stops_at_the_button_and_shows_what_was_recorded(
     page.run_all()
     page.until(STOP)
     page.until(f"{COUNTS}.cpu > 50 && {COUNTS}.watch > 0")
+    page.until(f"{LINES} === 3")
     assert "[*]:" in page.prompts(), "the cell with the recorder should still run"
     assert browser.run(f"return {PHASE}") == "recording"
     browser.click(".wb-stop")
@@ -83,7 +85,7 @@ def test_tour_stops_at_the_button_and_shows_what_was_recorded(
     counts = browser.run(f"return {COUNTS}")
     assert set(counts) == {"cpu", "uprobe", "watch"} and all(counts.values())
     assert browser.run(f"return {STOP}") is None
-    assert browser.run("return document.querySelectorAll('.wb-recorder .wb-sparkline path').length") >= 6
+    assert browser.run(f"return {LINES}") == 3
     page.until(f"{FLAME}?.querySelectorAll('.wb-box').length > 20")
     assert "sqlite3" in browser.run(f"return {FLAME}.innerText")
     outputs = [one for cell in page.save(root / "tour.ipynb")["cells"] for one in cell.get("outputs", [])]
