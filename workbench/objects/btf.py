@@ -221,8 +221,12 @@ class Btf:
                 return np.dtype("?")
             return np.dtype(f"{'i' if one.signed else 'u'}{one.size}")
         if one.kind in (ENUM, ENUM64):
+            if one.size not in (1, 2, 4, 8):
+                raise BadBtf(f"enum {one.name or one.id} of {one.size} bytes")
             return np.dtype(f"{'i' if one.signed else 'u'}{one.size}")
         if one.kind == FLOAT:
+            if one.size not in (2, 4, 8, 16):
+                raise BadBtf(f"floating-point type {one.name or one.id} of {one.size} bytes")
             return np.dtype(f"f{one.size}")
         if one.kind == PTR:
             return np.dtype("u8")

@@ -50,8 +50,9 @@ class Workload:
             self._folder.name,
         )
         self._process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            start_new_session=True,  # an interrupt of the notebook's kernel is not meant for it
+        )  # fmt: skip
         self.pid = self._process.pid
         self.facts: dict[str, Any] = self._ready()
 
