@@ -70,7 +70,7 @@ class Btf:
     def __init__(self, data: bytes) -> None:
         try:
             self._parse(data)
-        except (struct.error, IndexError, ValueError) as error:
+        except (struct.error, IndexError, ValueError, OverflowError) as error:
             raise BadBtf(f"malformed BTF: {error}") from error
 
     def _parse(self, data: bytes) -> None:
@@ -208,7 +208,10 @@ class Btf:
 
         Bit-fields and flexible arrays are left out: they have no numpy equivalent.
         """
-        return np.dtype(self._dtype(number, 0))
+        try:
+            return np.dtype(self._dtype(number, 0))
+        except (ValueError, OverflowError, TypeError) as error:  # sizes and offsets that no memory could hold
+            raise BadBtf(f"type {number} has no layout: {error}") from error
 
     def _dtype(self, number: int, depth: int) -> np.dtype[Any]:
         if depth > 32:

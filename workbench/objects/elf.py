@@ -63,7 +63,7 @@ class SectionFile:
             raise BadElf(f"{name} is not a 64-bit little-endian ELF file")
         try:
             self._parse(data)
-        except (struct.error, IndexError) as error:
+        except (struct.error, IndexError, OverflowError) as error:
             raise BadElf(f"{name} is damaged: {error}") from error
 
     def _parse(self, data: bytes) -> None:

@@ -194,7 +194,7 @@ class BpfObject:
                             self.btf.string(text),
                         )
                     )
-        except (struct.error, ValueError) as error:
+        except (struct.error, ValueError, OverflowError) as error:
             raise BadElf(f"{self.name}: damaged line information: {error}") from error
         return tuple(found)
 
