@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from workbench.frames.manifest import FrameInfo, Status
+    from workbench.frames.provenance import Clock
     from workbench.frames.recording import Recording
 
 __all__ = ("RecordingWriter",)
@@ -122,6 +123,7 @@ class RecordingWriter:
             versions=known.versions,
             git=known.git,
         )
+        self._end: Clock | None = None
         self._overwrite = overwrite
         self._lock = threading.RLock()
         self._cause = ""
@@ -241,6 +243,17 @@ class RecordingWriter:
     def finished(self) -> bool:
         """`finish` or `discard` was called."""
         return self._ended
+
+    def begin(self) -> None:
+        """The first event may come now: `start` of the manifest. Without this call, when the writer was made."""
+        with self._lock:
+            self._check_open()
+            self._manifest = dataclasses.replace(self._manifest, start=clock())
+            self._save()
+
+    def end(self) -> None:
+        """No event comes any more: `end` of the manifest. Without this call, when `finish` is called."""
+        self._end = clock()
 
     def note(self, **fields: Any) -> None:
         """Set manifest fields (command, pid, seed, reason, options); any other name becomes a note of its own."""
@@ -427,7 +440,7 @@ class RecordingWriter:
             live=True,
         )
         self._reserve.unlink(missing_ok=True)
-        end = clock()
+        end = self._end or clock()
         done = dataclasses.replace(
             self._manifest,
             status=status,
