@@ -18,8 +18,7 @@ import numpy as np
 
 from workbench.collectors.modules import Module, Modules
 from workbench.errors import BadSpec, UnknownSymbol
-from workbench.frames.symbols.elffile import BadElf, ElfFile
-from workbench.frames.symbols.table import SYMBOL_DTYPE
+from workbench.frames.symbols.elffile import SYMBOL_DTYPE, BadElf, ElfFile
 
 if TYPE_CHECKING:
     from workbench.collectors.base import Target

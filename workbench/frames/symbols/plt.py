@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workbench.frames.symbols.elffile import SHF_COMPRESSED, SHF_EXECINSTR
+from workbench.frames.symbols.elffile import SHF_COMPRESSED, SHF_EXECINSTR, SYMBOL_DTYPE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,8 +75,6 @@ def _readable(section: Section) -> bool:
 
 def _targets(elf: ElfFile, wanted: list[NDArray[np.uint64]]) -> dict[int, bytes]:
     """The function that the loader puts into each of these slots of the global offset table."""
-    from workbench.frames.symbols.table import SYMBOL_DTYPE
-
     found: dict[int, bytes] = {}
     if not wanted:
         return found

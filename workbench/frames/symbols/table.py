@@ -15,6 +15,7 @@ from workbench.frames.symbols.elffile import (
     SHF_COMPRESSED,
     SHF_EXECINSTR,
     SHT_SYMTAB,
+    SYMBOL_DTYPE,
     BadElf,
     ElfFile,
     Section,
@@ -27,16 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ("FUNCTION", "OBJECT", "build_table", "minidebug")
 
-SYMBOL_DTYPE = np.dtype(
-    [
-        ("name", "<u4"),
-        ("info", "u1"),
-        ("other", "u1"),
-        ("shndx", "<u2"),
-        ("value", "<u8"),
-        ("size", "<u8"),
-    ]
-)
 SHT_DYNSYM = 11
 FUNCTION, OBJECT = 1, 2
 # Symbol type -> kind; TLS symbols are offsets, not addresses, so they are left out.
