@@ -7,13 +7,14 @@ workbench end as two lines (what, what to do next) and their own exit status; ad
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import signal
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
-from workbench.errors import WorkbenchError
+from workbench.errors import BadSpec, WorkbenchError
 
 __all__ = ("VERBS", "main")
 
@@ -30,17 +31,42 @@ VERBS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """Usage errors as two lines, like every other error: what, and what to do."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"workbench: {message}\n  hint: see `{self.prog} --help`\n")
+
+
+def _verb(words: list[str]) -> str:
+    """The verb that is called.
+
+    Raises
+    ------
+    BadSpec
+        There is no such verb; names the nearest.
+    """
+    verb = next((word for word in words if not word.startswith("-")), "")
+    if verb and verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, 1)
+        raise BadSpec(
+            f"there is no verb {verb!r}",
+            (f"did you mean {near[0]!r}? " if near else "") + f"verbs: {', '.join(VERBS)}",
+        )
+    return verb
+
+
 def _parser(argv: list[str]) -> argparse.ArgumentParser:
     from workbench import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="workbench",
         description="A research workbench for eBPF: record, look, export, reproduce.",
     )
     parser.add_argument("--version", action="version", version=f"workbench {__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    chosen = next((word for word in argv if not word.startswith("-")), "")
+    chosen = _verb(argv)
     for name, text in VERBS.items():
         sub = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if name == chosen:
@@ -48,16 +74,28 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     return parser
 
 
+def _arguments(words: list[str]) -> Any:
+    command: list[str] = []
+    if "--" in words and _verb(words) == "record":  # its command's own options are left alone
+        at = words.index("--")
+        words, command = words[:at], words[at + 1 :]
+    arguments = _parser(words).parse_args(words)
+    if command:
+        arguments.command = [*arguments.command, *command]
+    return arguments
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the command line; returns the exit status."""
-    words = sys.argv[1:] if argv is None else argv
-    arguments: Any = _parser(words).parse_args(words)
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words[:1]
     try:
+        arguments = _arguments(words)
         status: int = import_module(f"workbench.cli.{arguments.verb}").execute(arguments)
         sys.stdout.flush()
         return status
     except WorkbenchError as error:
-        if arguments.debug:
+        if debug:
             raise
         print(f"workbench: {error}", file=sys.stderr)
         return error.exit_status

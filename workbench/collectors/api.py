@@ -71,15 +71,18 @@ def record(
     if pid is None and not command and not machine:
         pid = os.getpid()
     many: Any = collect if isinstance(collect, (list, tuple)) else [collect]
-    return Recorder(
+    place = _output(output)
+    recorder = Recorder(
         many,
-        output=_output(output),
+        output=place,
         pid=pid,
         command=command,
         machine=machine,
         seconds=seconds,
         **options,
     )
+    recorder.temporary = place.parent if output is None else None
+    return recorder
 
 
 def _watch(name: str, what: Any, index: Any, options: dict[str, Any]) -> Recorder:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.kernel import perf
+from workbench.kernel.links import Link
 
 if TYPE_CHECKING:
     from workbench.kernel.loaded import Loaded
@@ -32,7 +33,8 @@ class RunCost:
 
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
-        self._fd = perf.bpf(_ENABLE_STATS, struct.pack("<I", 0).ljust(16, b"\0"))
+        fd = perf.bpf(_ENABLE_STATS, struct.pack("<I", 0).ljust(16, b"\0"))
+        self._on = Link("statistics of programs", [fd] if fd >= 0 else [])
         self._next = 0.0
         self._series: dict[str, list[tuple[int, int]]] = {name: [] for name in loaded.programs}
 
@@ -50,16 +52,14 @@ class RunCost:
             attr = struct.pack("<IIQ", program.fd, _INFO_BYTES, ctypes.addressof(info)).ljust(
                 16, b"\0"
             )
-            if self._fd >= 0 and perf.bpf(_GET_INFO, attr) >= 0:
+            if self._on.attached and perf.bpf(_GET_INFO, attr) >= 0:
                 spent, count = struct.unpack_from("<QQ", info.raw, _RUN_TIME)
                 self._series[name].append((count, spent))
 
     def stop(self) -> None:
         """Last reading; statistics are off again."""
         self._read()
-        if self._fd >= 0:
-            perf.close(self._fd)
-            self._fd = -1
+        self._on.close()
 
     def rows(self, collector: str) -> dict[str, Any]:
         """Rows of frame `overhead`, one per program that ran. The interval is over the readings' mean costs."""

@@ -15,7 +15,6 @@ from workbench.collectors.sideband import Sideband
 from workbench.collectors.target import descendants, threads
 from workbench.errors import MissingCapability, NotPermitted, TargetGone
 from workbench.frames.symbols.mappings import Mappings
-from workbench.frames.unwind import ANONYMOUS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -253,6 +252,8 @@ class Processes:
             del maps[_MOST_MAPPINGS:]
 
     def _tell_unwinder(self, pid: int) -> None:
+        from workbench.frames.unwind import ANONYMOUS
+
         maps = self._maps.get(pid, [])
         columns: dict[str, list[Any]] = {
             name: [one[i] for one in maps] for i, name in enumerate(_COLUMNS[:4])

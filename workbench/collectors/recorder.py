@@ -140,6 +140,8 @@ class Recorder:
         self._attached = threading.Event()
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
+        self.temporary: Path | None = None
+        """A folder made only to hold the output; removed when nothing could be recorded."""
         self.exit_status: int | None = None
 
     # -- life -------------------------------------------------------------------------------------------------
@@ -167,6 +169,7 @@ class Recorder:
             self._processes = Processes(target, writer, data=wants_data)
             self._processes.start()
             writer.flush()  # loads all that writing needs, before any event waits for it
+            writer.begin()
             for one in self.collectors:
                 attached.append(one)
                 one.attach(target, writer)
@@ -187,7 +190,10 @@ class Recorder:
 
     def _start_thread(self) -> int:
         """Start the thread that drains, which waits for `_attached`; its thread id."""
-        self._waiting = Waiting()
+        with self._lock:
+            self._waiting = Waiting()
+            if self._stopping:
+                self._waiting.call()
         named = threading.Event()
 
         def run() -> None:
@@ -283,6 +289,9 @@ class Recorder:
                 self._processes.finish()
         if self._writer is not None:
             self._writer.discard()
+        if self.temporary is not None:
+            with contextlib.suppress(OSError):
+                self.temporary.rmdir()
         if self._command_process is not None:
             self._command_process.kill()
         self._end_life()
@@ -375,6 +384,7 @@ class Recorder:
         errors: list[BaseException] = []
         for step in ("detach", "drain", "finish"):
             if step == "drain":
+                self._writer.end()
                 with contextlib.suppress(WorkbenchError):
                     self._processes.drain(last=True)
             for one in self.collectors:
@@ -432,8 +442,8 @@ class Recorder:
             if interrupted:
                 self._status = "interrupted"
             self._reason = reason or ("interrupted by the user" if interrupted else "stopped")
-        if self._waiting is not None:
-            self._waiting.call()
+            if self._waiting is not None:
+                self._waiting.call()
 
     def wait(
         self, timeout: float | None = None, on_tick: Callable[[State], None] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,18 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = ("Link",)
+
+
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    """A forked child has copies of the descriptors: it closes them, or a probe would live as long as the child."""
+    for link in list(_links):
+        link.close()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 class Link:
@@ -27,6 +40,7 @@ class Link:
     def __init__(self, description: str, fds: Iterable[int]) -> None:
         self.description = description
         self._fds = list(fds)
+        _links.add(self)
 
     def __repr__(self) -> str:
         return f"<Link {self.description}{'' if self._fds else ' (detached)'}>"

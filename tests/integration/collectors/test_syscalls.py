@@ -1,0 +1,124 @@
+"""System calls counted in the kernel against a program that makes a known number of them."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from known_program import go, known, record, waiting
+
+from workbench.collectors.recorder import Recorder
+from workbench.collectors.syscalls import bucket_bounds
+
+needs_tracepoints = pytest.mark.needs("raw tracepoint", "ptrace")
+PROGRAM = Path(__file__).parents[3] / "bpf" / "syscalls.bpf.c"
+
+
+@needs_tracepoints
+def test_exact_counts_errors_and_latencies(tmp_path: Path) -> None:
+    recording = record(tmp_path, "syscalls", "calls")
+    rows = recording.syscalls
+    assert set(rows["pid"]) == {recording.manifest.pid}
+    totals = rows.groupby("syscall", observed=True)[["count", "errors", "total"]].sum()
+    for name, count, errors in (
+        ("getppid", 1000, 0),
+        ("readlink", 7, 7),
+        ("clock_nanosleep", 30, 0),
+    ):
+        assert tuple(totals.loc[name, ["count", "errors"]]) == (count, errors), name
+    assert totals.loc["close", "errors"] == 100 <= totals.loc["close", "count"]
+    naps = rows[rows["syscall"] == "clock_nanosleep"]
+    assert naps["bucket_high"].min() > 2_000_000 > naps["bucket_low"].min() * 0.99
+    # Every call lies in its bucket, so the sum lies between those of the bounds.
+    assert (rows["total"] >= rows["count"] * rows["bucket_low"]).all()
+    assert (rows["total"] < rows["count"] * rows["bucket_high"]).all()
+    assert not rows.duplicated(["pid", "syscall", "bucket_low"]).any()
+    assert (rows["bucket_high"] - rows["bucket_low"] <= np.maximum(rows["bucket_low"] / 4, 1)).all()
+    assert recording.lost == {}
+    # What the programs cost: one run at the begin and one at the end of every call.
+    overhead = recording.overhead.set_index("probe")
+    assert int(overhead.loc["syscall_exit", "hits"]) >= int(rows["count"].sum())
+
+
+@needs_tracepoints
+@pytest.mark.parametrize("follow", [True, False])
+def test_forks(tmp_path: Path, follow: bool) -> None:
+    command = ["/bin/sh", "-c", f"{known()} calls & {known()} calls; wait; true"]
+    recording = Recorder(["syscalls"], output=tmp_path / "r", command=command, follow=follow).run()
+    rows = recording.syscalls
+    mine = rows[rows["syscall"] == "getppid"].groupby("pid")["count"].sum()
+    assert sorted(mine[mine >= 1000]) == ([1000, 1000] if follow else [])
+    assert (rows["pid"].nunique() == 1) is not follow
+
+
+@needs_tracepoints
+def test_process_and_machine(tmp_path: Path) -> None:
+    """Two recorders at once, one on the process and one on the machine, count the same."""
+    with waiting("forks", 0.01) as process:
+        whole = Recorder(["syscalls"], output=tmp_path / "m", machine=True).start()
+        one = Recorder(["syscalls"], output=tmp_path / "p", pid=process.pid).start()
+        go(process)
+        counted = one.result()
+        whole.stop()
+        machine = whole.result()
+    mine = counted.syscalls
+    same = machine.syscalls[machine.syscalls["pid"].isin(mine["pid"])]
+    for name in ("wait4", "clock_gettime", "clone"):
+        sums = [
+            int(rows.loc[rows["syscall"] == name, "count"].sum()) for rows in (mine, same)
+        ]
+        assert sums[0] == sums[1] > 0 or name != "wait4", name
+    assert machine.syscalls["pid"].nunique() > mine["pid"].nunique()
+
+
+@pytest.fixture(scope="module")
+def bucket_of(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """The function that runs in the kernel, compiled for user space."""
+    found = re.search(
+        r"static __always_inline (__u32 bucket_of\(__u64 value\)\n\{.*?\n\})",
+        PROGRAM.read_text(),
+        re.DOTALL,
+    )
+    assert found
+    folder = tmp_path_factory.mktemp("bucket")
+    (folder / "bucket.c").write_text(
+        f"typedef unsigned int __u32; typedef unsigned long long __u64;\n{found[1]}\n"
+    )
+    library = folder / "bucket.so"
+    subprocess.run(
+        ["gcc", "-O1", "-shared", "-fPIC", "-o", library, folder / "bucket.c"], check=True
+    )
+    function = ctypes.CDLL(str(library)).bucket_of
+    function.argtypes, function.restype = [ctypes.c_uint64], ctypes.c_uint32
+    return function
+
+
+def check_bucket(bucket_of: object, value: int) -> None:
+    bucket = bucket_of(value)  # type: ignore[operator]
+    low, high = bucket_bounds(np.array([bucket]))
+    assert low[0] <= value < high[0]
+    assert high[0] - low[0] == 1 or (high[0] - low[0]) * 4 <= low[0]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.one_of(st.integers(0, (1 << 62) - 1), st.integers(0, 4096)))
+def test_every_value_lies_in_its_bucket(bucket_of: object, value: int) -> None:
+    check_bucket(bucket_of, value)
+
+
+def test_edges_of_buckets(bucket_of: object) -> None:
+    for bit in range(62):
+        for near in (-1, 0, 1):
+            check_bucket(bucket_of, max((1 << bit) + near, 0))
+
+
+def test_buckets_leave_no_gap() -> None:
+    low, high = bucket_bounds(np.arange(240))
+    assert low[0] == 0
+    assert (low[1:] == high[:-1]).all()
