@@ -80,12 +80,11 @@ static __always_inline int record(void *ctx, __u64 address, __u64 ip, __u8 acces
 static __always_inline int from_tracepoint(struct bpf_raw_tracepoint_args *ctx, __u8 user)
 {
 	__u64 code = ctx->args[2], ip = 0;
-	void *regs = (void *)ctx->args[1];
 
 	if (!in_scope())
 		return 0;
 #if defined(__TARGET_ARCH_x86)
-	bpf_probe_read_kernel(&ip, 8, &((struct pt_regs___x86 *)regs)->ip);
+	bpf_probe_read_kernel(&ip, 8, &((struct pt_regs___x86 *)ctx->args[1])->ip);
 #endif
 	return record(ctx, ctx->args[0], ip, code & 16 ? ACCESS_EXECUTE : code & 2 ? ACCESS_WRITE : ACCESS_READ, user);
 }

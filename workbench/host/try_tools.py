@@ -72,6 +72,28 @@ def _c_compiler(stack: ExitStack) -> str:
     return f"{compiler()} compiled a library and it ran"
 
 
+@trial(
+    "aarch64 programs",
+    "only tests need it; Debian: apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user",
+)
+def _aarch64(stack: ExitStack) -> str:
+    cross, emulator = map(shutil.which, ("aarch64-linux-gnu-gcc", "qemu-aarch64"))
+    native = platform.machine() == "aarch64"
+    if not cross or not (native or emulator):
+        raise Absent(f"no program {'qemu-aarch64' if cross else 'aarch64-linux-gnu-gcc'} on PATH")
+    program = _scratch(stack) / "one"
+    build = subprocess.run(
+        [cross, "-static", "-x", "c", "-o", str(program), "-"],
+        input="int main(void) { return 42; }", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if build.returncode:
+        raise Absent(f"{cross} fails: {_last(build.stderr)}")
+    command = [str(program)] if native or not emulator else [emulator, str(program)]
+    if subprocess.run(command, check=False).returncode != 42:
+        raise Absent(f"a program made by {cross} did not run")
+    return f"{cross} made a program and {'it' if native else emulator} ran {'' if native else 'it'}".strip()
+
+
 @trial("native core", "build it: python -m workbench.native.build")
 def _native_core(stack: ExitStack) -> str:
     from workbench.native.library import CORE, load

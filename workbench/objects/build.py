@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from workbench.errors import CompileFailed
 from workbench.objects.compile import BUILT, INCLUDE, compile_file, target_arch
 
 __all__ = ("build", "built_object")
@@ -23,7 +24,13 @@ def built_object(name: str) -> Path:
 
 
 def build(*, force: bool = False) -> list[Path]:
-    """Compile what is older than its source or a shared header; returns what was compiled."""
+    """Compile what is older than its source or a shared header; returns what was compiled.
+
+    Raises
+    ------
+    CompileFailed
+        clang refused some; the others were compiled.
+    """
     headers = sorted(SOURCES.glob("*.h"))
     INCLUDE.mkdir(exist_ok=True)
     for header in headers:
@@ -31,12 +38,17 @@ def build(*, force: bool = False) -> list[Path]:
         if not copy.exists() or copy.read_bytes() != header.read_bytes():
             shutil.copyfile(header, copy)
     newest = max((h.stat().st_mtime for h in headers), default=0.0)
-    made = []
+    made, refused = [], []
     for source in sorted(SOURCES.glob("*.bpf.c")):
         output = built_object(source.name.removesuffix(".bpf.c"))
         fresh = output.exists() and output.stat().st_mtime >= max(newest, source.stat().st_mtime)
         if force or not fresh:
-            made.append(compile_file(source, output))
+            try:
+                made.append(compile_file(source, output))
+            except CompileFailed as error:
+                refused.append(error)
+    if refused:
+        raise CompileFailed("\n".join(error.message for error in refused), refused[0].hint)
     return made
 
 

@@ -58,16 +58,22 @@ def target_arch(machine: str = "") -> str:
     return {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv"}.get(machine, machine)
 
 
-def include_folders() -> list[Path]:
-    """Headers of the project, then the kernel's user-space headers of this machine's C library."""
-    multiarch = [p.parent.parent for p in Path("/usr/include").glob("*-linux-*/asm/types.h")]
+def include_folders(machine: str = "") -> list[Path]:
+    """Headers of the project, then the kernel's user-space headers for this (or the given) machine."""
     own = [p for p in (_SOURCES, INCLUDE) if p.is_dir()]
-    native = [p for p in multiarch if p.name.startswith(platform.machine())]
-    return [*own, *(native or multiarch)]
+    machine = machine or platform.machine()
+    multiarch = [p.parent.parent for p in Path("/usr/include").glob("*-linux-*/asm/types.h")]
+    cross = [p.parent.parent for p in Path("/usr").glob(f"{machine}-linux-*/include/asm/types.h")]
+    fitting = [p for p in multiarch if p.name.startswith(machine)] or cross
+    return [*own, *(fitting or multiarch)]
 
 
 def compile_file(
-    source: Path | str, output: Path | str | None = None, *, defines: dict[str, str] | None = None
+    source: Path | str,
+    output: Path | str | None = None,
+    *,
+    defines: dict[str, str] | None = None,
+    machine: str = "",
 ) -> Path:
     """Compile one BPF C file.
 
@@ -79,6 +85,9 @@ def compile_file(
         Where the object goes; without it, a cache file named by the content.
     defines : dict, optional
         Preprocessor macros.
+    machine : str, optional
+        For another machine than this one, in the words of `uname -m`; needs its kernel headers (Debian:
+        ``linux-libc-dev-arm64-cross``).
 
     Raises
     ------
@@ -95,9 +104,9 @@ def compile_file(
     flags = [
         "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror", "-fno-ident",
         f"-ffile-prefix-map={source.resolve().parent}=.",
-        f"-D__TARGET_ARCH_{target_arch()}",
+        f"-D__TARGET_ARCH_{target_arch(machine)}",
         *(f"-D{name}={value}" for name, value in (defines or {}).items()),
-        *(f"-I{folder}" for folder in include_folders()),
+        *(f"-I{folder}" for folder in include_folders(machine)),
     ]  # fmt: skip
     if output is None:
         key = hashlib.sha256(b"\0".join([text, clang().encode(), *(f.encode() for f in flags)]))
