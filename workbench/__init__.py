@@ -16,6 +16,7 @@ _PUBLIC = {
     "WorkbenchError": "workbench.errors",
     "schema": "workbench.frames.schema",
     "load": "workbench.frames.recording",
+    "export": "workbench.frames.export",
     "compile": "workbench.objects.model",
     "open": "workbench.objects.model",
     "record": "workbench.collectors.api",

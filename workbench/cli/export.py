@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from pathlib import Path
-
-from workbench.errors import BadSpec, NotPermitted
 
 __all__ = ("configure", "execute")
 
@@ -36,8 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Write the file under a temporary name and rename it: no half-written export is ever seen."""
+    """Write the file, or to standard output."""
     import workbench as wb
+    from workbench.frames.export import export as save
     from workbench.frames.export import exporter as find
 
     recording = wb.load(arguments.recording)
@@ -45,20 +42,13 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.output == "-":
         exporter.write(recording, sys.stdout.buffer, frame=arguments.frame)
         return 0
-    path = Path(arguments.output)
-    if path.exists() and not arguments.overwrite:
-        raise BadSpec(f"{path} exists", "say --overwrite to replace it")
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with part.open("wb") as sink:
-            exporter.write(recording, sink, frame=arguments.frame)
-        part.replace(path)
-    except OSError as error:
-        raise NotPermitted(
-            f"cannot write {path}: {error.strerror}", "choose another file with -o"
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
+    path = save(
+        recording,
+        exporter.name,
+        arguments.output,
+        frame=arguments.frame,
+        overwrite=arguments.overwrite,
+    )
     size = path.stat().st_size
     if arguments.json:
         print(json.dumps({"path": str(path), "format": arguments.format, "bytes": size}))
