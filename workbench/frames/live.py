@@ -10,10 +10,11 @@ import numpy as np
 
 from workbench.errors import BadSpec
 from workbench.frames.columns import Block, check_columns
+from workbench.frames.declaration import Kind
 from workbench.frames.finalize import segment_name
 from workbench.frames.manifest import FRAME_NAME
 from workbench.frames.resolve import RAW_STACKS
-from workbench.frames.schema import SCHEMAS, Column, Kind, schema
+from workbench.frames.schema import SCHEMAS, Column, schema
 from workbench.frames.spool import SpoolWriter
 from workbench.native.stacks import OVERFLOWED, StackInterner
 
