@@ -30,6 +30,8 @@ _PUBLIC = {
     "workload": "workbench.runs.workloads",
     "interactive_flamegraph": "workbench.notebook.html",
     "interactive_timeline": "workbench.notebook.html",
+    "interactive_heatmap": "workbench.notebook.html",
+    "interactive_latency": "workbench.notebook.html",
     "report": "workbench.notebook.report",
     "plot": "workbench.notebook.plot",
     "updates": "workbench.notebook.live",

@@ -6,9 +6,12 @@ import argparse
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import BadSpec, NotPermitted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ("configure", "execute")
 
@@ -25,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--html",
         metavar="FILE",
-        help="write one self-contained page: report, flame graph, timeline",
+        help="write one self-contained page: report and every interactive chart",
     )
     parser.add_argument(
         "--no-verify", action="store_true", help="load a recording whose checksums do not match"
@@ -63,14 +66,19 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _page(recording: Any, made: Any) -> str:
     from workbench.errors import MissingFrame
-    from workbench.notebook.html import interactive_flamegraph, interactive_timeline
-    from workbench.notebook.html.page import document
+    from workbench.notebook import html
 
+    charts: tuple[Callable[[Any], html.InteractiveChart], ...] = (
+        html.interactive_flamegraph,
+        html.interactive_timeline,
+        html.interactive_heatmap,
+        html.interactive_latency,
+    )
     parts = [made._repr_html_()]
-    for chart in (interactive_flamegraph, interactive_timeline):
+    for chart in charts:
         with contextlib.suppress(MissingFrame):  # a recording without samples has no flame graph
             parts.append(chart(recording).to_html())
-    return document(f"workbench: {recording.name}", *parts)
+    return html.page.document(f"workbench: {recording.name}", *parts)
 
 
 def _write(path: Path, write: Any) -> None:

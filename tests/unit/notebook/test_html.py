@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.errors import MissingFrame
-from workbench.notebook.html import InteractiveChart, interactive_flamegraph, interactive_timeline
+from workbench.notebook.html import (
+    InteractiveChart,
+    interactive_flamegraph,
+    interactive_heatmap,
+    interactive_latency,
+    interactive_timeline,
+)
 from workbench.notebook.html.lanes import _reduce
 from workbench.notebook.html.page import LIMIT, safe_json
 
@@ -48,7 +55,12 @@ def elements(markup: str) -> _Elements:
     return found
 
 
-CHARTS = {"flamegraph": interactive_flamegraph, "timeline": interactive_timeline}
+CHARTS = {
+    "flamegraph": interactive_flamegraph,
+    "timeline": interactive_timeline,
+    "heatmap": interactive_heatmap,
+    "latency": interactive_latency,
+}
 
 
 @pytest.mark.parametrize("kind", CHARTS)
@@ -73,8 +85,11 @@ def test_names_cannot_leave_their_place(kind: str, recording: FrameSet) -> None:
     found = elements(markup)
     assert [tag for tag, _ in found.tags] == ["div", "style", "pre", "script", "script"]
     data = json.loads(found.scripts[0])
-    assert HOSTILE in str(data["names"]).replace("\\", "") or HOSTILE in data["names"]
-    assert any(HOSTILE in name for name in data["names"])
+    texts = {
+        "heatmap": lambda: data["rows"],
+        "latency": lambda: [one["name"] for one in data["groups"]],
+    }.get(kind, lambda: data["names"])()
+    assert any(HOSTILE in name for name in texts)
     assert not set("<>&") & set(found.scripts[0])
     page = CHARTS[kind](evil).to_page()
     assert page.count("<script") == 2
@@ -104,7 +119,8 @@ def test_fallback_reads_well_without_scripts(kind: str, recording: FrameSet) -> 
     assert bundle["text/plain"] == str(chart) == repr(chart)
     lines = bundle["text/plain"].splitlines()
     assert lines[0].startswith("databased: ")
-    assert ("memcpy" if kind == "flamegraph" else "worker-0") in bundle["text/plain"]
+    said = {"timeline": "worker-0", "latency": "sqlite3_step"}.get(kind, "memcpy")
+    assert said in bundle["text/plain"]
     assert max(map(len, lines)) < 160
 
 
@@ -196,3 +212,85 @@ def test_recording_without_samples_still_has_a_timeline(recording: FrameSet) -> 
         interactive_timeline(recording.only("losses"))
     with pytest.raises(MissingFrame, match="workbench record"):
         interactive_flamegraph(recording.only("losses"))
+
+
+def counted(data: dict[str, Any]) -> np.ndarray:
+    """The counts (rows, bins) that the script of the heat map unpacks."""
+    counts = np.zeros((len(data["rows"]), data["bins"]))
+    counts.ravel()[np.cumsum(data["cells"][0])] = data["cells"][1]
+    return counts
+
+
+@pytest.mark.parametrize("frame", ["samples", "calls", "faults", "offcpu"])
+def test_heat_map_counts_every_row_of_the_frame(frame: str, recording: FrameSet) -> None:
+    data = interactive_heatmap(recording, frame).data
+    table = recording.frame(frame)
+    counts = counted(data)
+    whole = table if "duration" not in table else table[table["duration"] >= 0]
+    assert counts.sum() == len(whole)
+    assert all(0 <= row <= len(data["rows"]) for row, _ in data["ticks"])
+    if frame == "samples":
+        load = table["function"].value_counts()
+        assert data["rows"][0] == load.index[0]
+        np.testing.assert_array_equal(counts.sum(axis=1)[:5], load.to_numpy()[:5])
+
+
+def test_heat_map_in_characters_has_the_shape_of_the_data(recording: FrameSet) -> None:
+    count = 600
+    base = recording.frame("samples").iloc[:1]
+    late = base.loc[base.index.repeat(count)].copy()
+    late["function"] = "late"
+    late["time"] = START + 3_000_000_000 + np.arange(count) * 1_000_000
+    samples = pd.concat([recording.frame("samples"), late], ignore_index=True)
+    text = str(interactive_heatmap(FrameSet("burst", {**recording.tables, "samples": samples})))
+    (row,) = [line for line in text.splitlines() if line.lstrip().startswith("late ")]
+    cells = row.split("|")[1]
+    assert len(cells) == 60
+    assert not cells[:43].strip() and len(cells[46:53].strip()) == 7
+
+
+def test_heat_map_stays_below_the_limit() -> None:
+    rng = np.random.default_rng(4)
+    count = 400_000
+    faults = pd.DataFrame(
+        {
+            "time": START + rng.integers(0, 10**10, count),
+            "tid": np.full(count, PID),
+            "address": rng.integers(0, 1 << 24, count).astype(np.uint64)
+            + rng.choice(np.arange(8, dtype=np.uint64) << np.uint64(40), count),
+            "function": pd.Categorical(["f"] * count),
+        }
+    )
+    chart = interactive_heatmap(FrameSet("faulty", {"faults": faults}))
+    assert LIMIT * 0.1 < len(chart.to_html().encode()) <= LIMIT
+    assert counted(chart.data).sum() == count
+    assert len(chart.data["ticks"]) == 8
+    first = [int(label.removeprefix("address from "), 16) for label in chart.data["rows"]]
+    assert first == sorted(first)
+    assert {one >> 40 for one in first} == set(range(8))
+
+
+def test_latencies_hold_every_call_and_true_percentiles(recording: FrameSet) -> None:
+    data = interactive_latency(recording, "calls").data
+    calls = recording.frame("calls")
+    calls = calls[calls["duration"] >= 0]
+    for group in data["groups"]:
+        mine = calls.loc[calls["function"] == group["name"], "duration"].to_numpy()
+        assert group["calls"] == len(mine)
+        assert sum(group["shape"]) == pytest.approx(len(mine))
+        wanted = [np.quantile(mine, q, method="inverted_cdf") for q in (0.5, 0.95, 0.99)]
+        assert [ns for _, ns in group["quantiles"]] == pytest.approx(wanted, abs=0.1)
+        edges = np.array(data["edges"])
+        assert edges[0] <= mine.min() and mine.max() <= edges[-1]
+
+
+def test_latencies_say_what_they_leave_out(recording: FrameSet) -> None:
+    whole = interactive_latency(recording, "offcpu").data
+    few = interactive_latency(recording, "offcpu", top=1).data
+    left_out = len(whole["groups"]) - 1
+    assert left_out > 0 and few["groups"][0]["name"] == whole["groups"][0]["name"]
+    assert len(few["groups"]) == 1 and f"{left_out} with less time left out" in few["note"]
+    with pytest.raises(MissingFrame):
+        interactive_latency(recording.only("samples", "stacks"))
+    with pytest.raises(MissingFrame):
+        interactive_heatmap(recording.only("losses"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,12 @@ import pytest
 from frameset import HOSTILE, FrameSet, database
 from webdriver import Browser
 
-from workbench.notebook.html import interactive_flamegraph, interactive_timeline
+from workbench.notebook.html import (
+    interactive_flamegraph,
+    interactive_heatmap,
+    interactive_latency,
+    interactive_timeline,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +43,8 @@ def page(browser: Browser, recording: FrameSet, tmp_path: Path) -> Browser:
         interactive_flamegraph(recording),
         interactive_flamegraph(recording, "offcpu"),
         interactive_timeline(recording),
+        interactive_heatmap(recording, "samples"),
+        interactive_latency(recording, "calls"),
     ]
     body = "".join(chart.to_html() for chart in charts)
     path = tmp_path / "page.html"
@@ -56,7 +64,7 @@ def box(name: str) -> str:
 
 
 def test_every_chart_on_the_page_is_drawn(page: Browser, recording: FrameSet) -> None:
-    assert page.run("return document.querySelectorAll('.wb-chart[data-ready]').length") == 3
+    assert page.run("return document.querySelectorAll('.wb-chart[data-ready]').length") == 5
     assert page.run("return document.querySelectorAll('.wb-fallback').length") == 0
     assert page.run(STATUS) == f"{len(recording.frame('samples')):,} samples, 100.0 % of all"
     names = page.run(
@@ -157,11 +165,72 @@ def test_output_shown_twice_works(page: Browser) -> None:
         "fresh.textContent = old.textContent; old.replaceWith(fresh); } document.body.append(copy);",
         interactive_flamegraph(database()).to_html(),
     )
-    assert page.run("return document.querySelectorAll('.wb-chart[data-ready]').length") == 4
+    assert page.run("return document.querySelectorAll('.wb-chart[data-ready]').length") == 6
     assert (
         page.run(
-            "return document.querySelectorAll('.wb-chart')[3].querySelectorAll('.wb-box').length"
+            "return document.querySelectorAll('.wb-chart')[5].querySelectorAll('.wb-box').length"
         )
         > 10
     )
+    assert page.complaints() == []
+
+
+HOVER = (
+    "const c = document.querySelector(arguments[0]), r = c.getBoundingClientRect();"
+    "for (const kind of ['pointermove', 'mousemove']) c.dispatchEvent(new MouseEvent(kind,"
+    "{bubbles: true, clientX: r.left + arguments[1], clientY: r.top + arguments[2]}));"
+    "return document.querySelector(arguments[3] + ' .wb-tip').textContent"
+)
+HEAT = ".wb-chart[data-kind=heatmap]"
+LATENCY = ".wb-chart[data-kind=latency]"
+
+
+def test_heat_map_counts_by_hand_what_it_says(page: Browser, recording: FrameSet) -> None:
+    text = page.run(HOVER, f"{HEAT} canvas", 400, 5, HEAT)
+    samples = recording.frame("samples")
+    name = samples["function"].value_counts().index[0]
+    found = re.fullmatch(rf"{name}\n([\d,]+) samples from ([\d.]+) s to ([\d.]+) s", text)
+    assert found, text
+    seconds = (samples["time"] - samples["time"].min()) / 1e9
+    low, high = float(found[2]), float(found[3])
+    near = samples["function"].eq(name) & seconds.between(low - 0.003, high + 0.003)
+    inside = samples["function"].eq(name) & seconds.between(low + 0.003, high - 0.003)
+    assert inside.sum() <= int(found[1].replace(",", "")) <= near.sum()
+
+
+def test_heat_map_becomes_finer_when_zoomed(page: Browser) -> None:
+    status = f"return document.querySelector('{HEAT} .wb-status').textContent"
+    whole = page.run(status)
+    page.run(f"document.querySelector('{HEAT} canvas').scrollIntoView({{block: 'center'}})")
+    page.drag(f"{HEAT} canvas", -50, 50)
+    part = page.run(status)
+    cell = re.compile(r"cell: ([\d,]+) samples in ([\d.]+) ms")
+    assert float(cell.search(part)[2]) < float(cell.search(whole)[2])
+    page.run("document.body.style.background = '#111'")
+    page.until(f"return document.querySelector('{HEAT} .wb-status').textContent.includes('brightest')")
+    page.run(f"document.querySelector('{HEAT} canvas').focus()")
+    page.press("Escape")
+    assert page.run(status) == whole.replace("darkest", "brightest")
+    assert page.complaints() == []
+
+
+def test_latency_says_how_many_were_faster(page: Browser, recording: FrameSet) -> None:
+    width = page.run(f"return document.querySelector('{LATENCY} canvas').clientWidth")
+    text = page.run(HOVER, f"{LATENCY} canvas", width - 10, 30, LATENCY)
+    assert "100.00 % of its calls took at most that" in text
+    head = page.run(HOVER, f"{LATENCY} canvas", 20, 30, LATENCY)
+    name, calls = re.match(r"(.+): ([\d,]+) calls, p50 ", head).groups()
+    table = recording.frame("calls")
+    mine = table[(table["function"] == name) & (table["duration"] >= 0)]
+    assert int(calls.replace(",", "")) == len(mine)
+
+
+def test_latency_search_and_tail(page: Browser) -> None:
+    pixels = f"return document.querySelector('{LATENCY} canvas').toDataURL()"
+    before = page.run(pixels)
+    page.click(f"{LATENCY} .wb-bar button")
+    assert page.run(pixels) != before
+    assert page.run(f"return document.querySelector('{LATENCY} button').ariaPressed") == "true"
+    page.type(f"{LATENCY} input", "nothing like it")
+    assert page.run(f"return document.querySelector('{LATENCY} .wb-status').textContent").startswith("0 of ")
     assert page.complaints() == []

@@ -144,9 +144,7 @@ wb.start("flamegraph", (root, data) => {
   });
   reset.addEventListener("click", () => go(0));
   search.addEventListener("input", () => {
-    const text = search.value.trim();
-    try { query = text ? new RegExp(text, "i") : null; }
-    catch { query = new RegExp(text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"), "i"); }
+    query = wb.pattern(search.value.trim());
     draw();
   });
   search.addEventListener("keydown", (event) => event.stopPropagation());

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-__all__ = ("LIMIT", "InteractiveChart", "safe_json")
+__all__ = ("LIMIT", "InteractiveChart", "asset", "document", "safe_json")
 
 LIMIT = 1_000_000
 """Bytes of HTML that a chart may have. Notebooks hold many charts and are kept in version control."""
@@ -40,7 +40,6 @@ def document(title: str, *parts: str) -> str:
     )
 
 
-
 class InteractiveChart:
     """A chart for a notebook's output cell.
 
@@ -49,7 +48,7 @@ class InteractiveChart:
     Parameters
     ----------
     kind : str
-        flamegraph or timeline: the script that draws it.
+        flamegraph, timeline, heatmap or latency: the script that draws it.
     data : dict
         What the script draws, as JSON values.
     text : str

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from workbench.frames.view import RecordingView
 
-__all__ = ("heatmap",)
+__all__ = ("Cells", "Heat", "heat", "heatmap")
 
 HEAT = (
     "time runs to the right. The darker a cell, the more {what} fell into that moment and {row}; white is none, and "
@@ -33,7 +33,7 @@ WORDS = {"samples": "samples", "faults": "faults", "watches": "hits", "offcpu": 
 
 
 @dataclass(frozen=True, slots=True)
-class _Cells:
+class Cells:
     """Counts per row and time bin; rows have names or limits, never both."""
 
     counts: NDArray[np.float64]
@@ -42,9 +42,34 @@ class _Cells:
     logarithmic: bool = False
     regions: tuple[tuple[int, str], ...] = ()
     """First row and label of each part of an address space; `limits` are row numbers then."""
+    addresses: tuple[int, ...] = ()
+    """First address of each row of an address space."""
 
 
-def _named(values: pd.Series[Any], column: NDArray[np.int64], bins: int, top: int) -> _Cells:
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """What a heat map shows.
+
+    Parameters
+    ----------
+    cells : Cells
+        Counts (rows, bins).
+    edges : float64 (bins + 1,)
+        Limits of the bins in seconds since the start of the recording.
+    what, y : str
+        What is counted, and the column of the vertical axis.
+    row : str
+        What a row stands for, in words.
+    """
+
+    cells: Cells
+    edges: NDArray[np.float64]
+    what: str
+    y: str
+    row: str
+
+
+def _named(values: pd.Series[Any], column: NDArray[np.int64], bins: int, top: int) -> Cells:
     code, texts = codes(values)
     load = np.bincount(code, minlength=len(texts))
     order = [i for i in np.argsort(-load, kind="stable").tolist() if load[i]]
@@ -56,12 +81,12 @@ def _named(values: pd.Series[Any], column: NDArray[np.int64], bins: int, top: in
     names = [fit(str(texts[i]) or "[unknown]", 44) for i in order[:top]]
     if len(order) > top:
         names.append(f"{len(order) - top} others")
-    return _Cells(counts, tuple(names))
+    return Cells(counts, tuple(names))
 
 
 def _numeric(
     values: NDArray[Any], column: NDArray[np.int64], bins: int, logarithmic: bool
-) -> _Cells:
+) -> Cells:
     value = np.asarray(values, dtype=np.float64)
     rows = 60
     low, high = float(value.min()), float(value.max())
@@ -72,7 +97,7 @@ def _numeric(
     row = np.clip(np.searchsorted(limits, value, side="right") - 1, 0, rows - 1)
     counts = np.zeros((rows, bins))
     np.add.at(counts, (row, column), 1)
-    return _Cells(counts, (), tuple(limits.tolist()), logarithmic)
+    return Cells(counts, (), tuple(limits.tolist()), logarithmic)
 
 
 def _regions(values: NDArray[np.uint64]) -> list[tuple[int, int]]:
@@ -85,22 +110,24 @@ def _regions(values: NDArray[np.uint64]) -> list[tuple[int, int]]:
     return list(zip(first.tolist(), last.tolist(), strict=True))
 
 
-def _addresses(values: NDArray[np.uint64], column: NDArray[np.int64], bins: int) -> _Cells:
+def _addresses(values: NDArray[np.uint64], column: NDArray[np.int64], bins: int) -> Cells:
     """Heap, libraries and stack lie terabytes apart: each part gets rows of its own, the gaps get none."""
     regions = _regions(values)
     spans = np.array([high - low + 1 for low, high in regions], dtype=np.float64)
     rows = np.maximum(4, np.rint(spans / spans.sum() * 60)).astype(int)
     row = np.zeros(len(values), dtype=np.int64)
-    marks, base = [], 0
+    marks, first, base = [], list[int](), 0
     for (low, high), count in zip(regions, rows.tolist(), strict=True):
         mine = np.flatnonzero((values >= low) & (values <= high))
         inside = (values[mine] - np.uint64(low)).astype(np.float64)
         row[mine] = base + np.minimum(inside / (high - low + 1) * count, count - 1).astype(np.int64)
         marks.append((base, f"{low:#x}, {_size(high - low + 1)}"))
+        first += [low + (high - low + 1) * i // count for i in range(count)]
         base += count
     counts = np.zeros((base, bins))
     np.add.at(counts, (row, column), 1)
-    return _Cells(counts, (), tuple(map(float, range(base + 1))), regions=tuple(marks))
+    limits = tuple(map(float, range(base + 1)))
+    return Cells(counts, (), limits, regions=tuple(marks), addresses=tuple(first))
 
 
 def _column(recording: RecordingView, frame: str, y: str | None) -> tuple[pd.DataFrame, str]:
@@ -117,6 +144,35 @@ def _column(recording: RecordingView, frame: str, y: str | None) -> tuple[pd.Dat
     if not len(table):
         raise MissingFrame(f"frame {frame!r} has no rows with {y}", "record longer")
     return table, y
+
+
+def heat(
+    recording: RecordingView,
+    frame: str | None = None,
+    *,
+    y: str | None = None,
+    top: int = 20,
+    bins: int | None = None,
+) -> Heat:
+    """Count a frame's rows by time and by another column; parameters and errors as of `heatmap`."""
+    frame = frame or next(
+        (one for one in FRAMES if optional_frame(recording, one) is not None), FRAMES[0]
+    )
+    table, y = _column(recording, frame, y)
+    bins = bins or int(np.clip(len(table) // 8, 30, 120))
+    time = (table["time"].to_numpy(np.int64) - begin_of(recording)) / 1e9
+    edges = np.linspace(0, max(float(time.max()), 1e-6) * (1 + 1e-9), bins + 1)
+    column = np.clip(np.searchsorted(edges, time, side="right") - 1, 0, bins - 1)
+    values = table[y]
+    if y in ("address", "ip"):
+        cells = _addresses(values.to_numpy(np.uint64), column, bins)
+    elif isinstance(values.dtype, np.dtype) and values.dtype.kind in "iuf":
+        cells = _numeric(values.to_numpy(), column, bins, logarithmic=y == "duration")
+    else:
+        cells = _named(values, column, bins, top)
+    what = WORDS.get(frame, "calls")
+    row = f"that {y} (vertical axis)" if cells.limits else f"the {y} named at the left"
+    return Heat(cells, edges, what, y, row)
 
 
 def heatmap(
@@ -157,27 +213,12 @@ def heatmap(
     from matplotlib.colors import ListedColormap, LogNorm
     from matplotlib.ticker import MaxNLocator, NullFormatter
 
-    frame = frame or next(
-        (one for one in FRAMES if optional_frame(recording, one) is not None), FRAMES[0]
-    )
-    table, y = _column(recording, frame, y)
-    bins = bins or int(np.clip(len(table) // 8, 30, 120))
-    time = (table["time"].to_numpy(np.int64) - begin_of(recording)) / 1e9
-    edges = np.linspace(0, max(float(time.max()), 1e-6) * (1 + 1e-9), bins + 1)
-    column = np.clip(np.searchsorted(edges, time, side="right") - 1, 0, bins - 1)
-    values = table[y]
-    if y in ("address", "ip"):
-        cells = _addresses(values.to_numpy(np.uint64), column, bins)
-    elif isinstance(values.dtype, np.dtype) and values.dtype.kind in "iuf":
-        cells = _numeric(values.to_numpy(), column, bins, logarithmic=y == "duration")
-    else:
-        cells = _named(values, column, bins, top)
-    what = WORDS.get(frame, "calls")
-    row = f"that {y} (vertical axis)" if cells.limits else f"the {y} named at the left"
+    found = heat(recording, frame, y=y, top=top, bins=bins)
+    cells, edges, what, y = found.cells, found.edges, found.what, found.y
     height = 4.0 if cells.limits else 1.5 + 0.22 * len(cells.names)
     figure = chart(
         title or f"{recording.name}: {what} by {y} over time",
-        HEAT.format(what=what, row=row),
+        HEAT.format(what=what, row=found.row),
         height=height + (0.4 if explain else 0),
         explain=explain,
     )
@@ -208,7 +249,7 @@ def heatmap(
     return figure
 
 
-def _rows(axes: Any, cells: _Cells, y: str) -> None:
+def _rows(axes: Any, cells: Cells, y: str) -> None:
     """Ticks and label of the vertical axis."""
     from matplotlib.ticker import FuncFormatter
 

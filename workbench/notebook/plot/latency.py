@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from workbench.frames.view import RecordingView
 
-__all__ = ("Latencies", "latencies", "latency_histogram")
+__all__ = ("HISTOGRAM", "Histogram", "Latencies", "histogram", "latencies", "latency_histogram")
 
 HISTOGRAM = (
     "each row is one {what}; the latency axis is logarithmic, equal steps multiply the latency. The height of the "
@@ -169,6 +169,45 @@ def _shape(one: Latencies, edges: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(shape, dtype=np.float64)
 
 
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """What a latency histogram shows.
+
+    Parameters
+    ----------
+    groups : tuple of Latencies
+        Those with the most time, in that order.
+    edges : float64 (97,)
+        Limits of the bins in ns, equal steps of the logarithm.
+    what : str
+        What a group is, in words.
+    left_out : int
+        Groups beyond those.
+    """
+
+    groups: tuple[Latencies, ...]
+    edges: NDArray[np.float64]
+    what: str
+    left_out: int
+
+    def shape(self, one: Latencies) -> NDArray[np.float64]:
+        """Calls of a group per bin; a bucket spreads evenly over the (logarithmic) bins that it covers."""
+        return _shape(one, self.edges)
+
+
+def histogram(
+    recording: RecordingView, frame: str | None = None, by: str | None = None, top: int = 10
+) -> Histogram:
+    """Latencies of the `top` groups with common bins; parameters and errors as of `latency_histogram`."""
+    frame = frame or _first(recording)
+    found = latencies(recording, frame, by)
+    groups = found[:top]
+    low = min(float(one.low.min()) for one in groups)
+    high = max(float(one.high.max()) for one in groups)
+    edges = np.geomspace(max(1.0, low * 0.9), max(high, low + 1, 2.0) * 1.1, 97)
+    return Histogram(tuple(groups), edges, by or WHAT[frame], len(found) - len(groups))
+
+
 def latency_histogram(
     recording: RecordingView,
     frame: str | None = None,
@@ -201,13 +240,8 @@ def latency_histogram(
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    frame = frame or _first(recording)
-    found = latencies(recording, frame, by)
-    groups = found[:top]
-    low = min(float(one.low.min()) for one in groups)
-    high = max(float(one.high.max()) for one in groups)
-    edges = np.geomspace(max(1.0, low * 0.9), max(high, low + 1, 2.0) * 1.1, 97)
-    what = by or WHAT[frame]
+    found = histogram(recording, frame, by, top)
+    groups, edges, what = found.groups, found.edges, found.what
     figure = chart(
         title or f"{recording.name}: latency by {what}",
         HISTOGRAM.format(what=what),
