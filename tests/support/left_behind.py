@@ -69,7 +69,7 @@ def descriptors() -> list[str]:
     found = []
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
-            link = os.readlink(entry)
+            link = str(entry.readlink())
             if not link.endswith((".table", ".names")):
                 found.append(link)
     return sorted(found)

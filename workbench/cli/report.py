@@ -41,7 +41,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from workbench.notebook.report import report
 
     if arguments.top < 1:
-        raise BadSpec("--top is below 1")
+        raise BadSpec("--top is below 1", "give the number of rows of each table")
     recording = wb.load(arguments.recording, verify=not arguments.no_verify)
     made = report(recording, top=arguments.top)
     written: dict[str, str] = {}

@@ -66,7 +66,10 @@ class CpuCollector:
         event: str = "auto",
     ) -> None:
         if not 1 <= hz <= MAX_HZ:
-            raise BadSpec(f"cpu:{hz} is outside 1 to {MAX_HZ} samples per second")
+            raise BadSpec(
+                f"cpu:{hz} is outside 1 to {MAX_HZ} samples per second",
+                "999 is usual; a rate that is no round number keeps out of step with timers",
+            )
         self.hz, self.stacks, self.copy, self.kernel, self.event = hz, stacks, copy, kernel, event
         self.counters = Counters()
         self.driver = ""

@@ -11,6 +11,7 @@ belong to the argument.
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass, field
 
 from workbench.errors import BadSpec
@@ -69,8 +70,10 @@ class Spec:
             raise BadSpec(
                 f"{self}: {key} is {value!r}, not a number", f"for example {key}={default}"
             ) from None
+        if not math.isfinite(result):
+            raise BadSpec(f"{self}: {key} is {value}", f"for example {key}={default}")
         if low is not None and result < low:
-            raise BadSpec(f"{self}: {key} is {value}, below {low}")
+            raise BadSpec(f"{self}: {key} is {value}, below {low}", f"choose {low:g} or more")
         return result
 
     def choice(self, key: str, default: str, allowed: tuple[str, ...]) -> str:
@@ -105,9 +108,13 @@ def _integer(value: str, what: str, low: int | None, high: int | None) -> int:
     try:
         result = int(value[:-1] if scale > 1 else value, 0) * scale
     except ValueError:
-        raise BadSpec(f"{what}: {value!r} is not an integer") from None
+        raise BadSpec(
+            f"{what}: {value!r} is not an integer",
+            "write a whole number, such as 1000, 0x3e8 or 1K (1024)",
+        ) from None
     if (low is not None and result < low) or (high is not None and result > high):
-        raise BadSpec(f"{what}: {result} is outside {low} to {high}")
+        bounds = f"{low} or more" if high is None else f"{low} to {high}"
+        raise BadSpec(f"{what}: {result} is outside {bounds}", f"choose a number of {bounds}")
     return result
 
 
@@ -152,6 +159,6 @@ def parse(text: str) -> Spec:
                 "options follow the argument, separated by commas",
             )
         if key in options:
-            raise BadSpec(f"{text!r}: option {key!r} is given twice")
+            raise BadSpec(f"{text!r}: option {key!r} is given twice", "keep one of them")
         options[key] = value if equals else "yes"
     return Spec(name.strip(), argument.strip(), options)

@@ -18,7 +18,7 @@ import signal
 import struct
 import subprocess
 import time
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,6 +38,7 @@ _ELF_64 = 2
 # Trap instruction, program counter's index in the general register set, how far the counter is past the trap.
 _TRAPS = {"x86_64": (b"\xcc", 16, 1), "aarch64": (b"\x00\x00\x20\xd4", 32, 0)}
 _LONGEST_WAIT = 30.0
+_INTERRUPTS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _REFUSED = (
     "see `workbench doctor ptrace`; a container may need --cap-add=SYS_PTRACE, or start the command "
     "yourself and record it with --pid"
@@ -79,7 +80,7 @@ def attach_target(pid: int, *, follow: bool = True) -> Target:
         It belongs to another user and this one has no privilege over it.
     """
     if pid <= 0:
-        raise BadSpec(f"{pid} is not a process id")
+        raise BadSpec(f"{pid} is not a process id", "list processes with `ps -e`")
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -95,9 +96,12 @@ def attach_target(pid: int, *, follow: bool = True) -> Target:
         )
     owner = int(fields.get("Uid", "0").split()[0])
     if not _may_read(pid):
+        mine = owner == os.getuid()
         raise NotPermitted(
             f"process {pid} belongs to user {owner} and may not be observed by user {os.getuid()}",
-            "run as its owner or as root",
+            "it has groups or capabilities that you lack, or hides its memory: run as root"
+            if mine
+            else "run as its owner or as root",
         )
     return Target(pid, follow=follow, pids={pid, *(descendants({pid}) if follow else ())})
 
@@ -133,8 +137,9 @@ def machine_target() -> Target:
     return Target(None)
 
 
-def _ask_to_be_traced() -> None:
-    """Runs in the child before exec, so it does one system call and nothing else."""
+def _ask_to_be_traced(blocked: set[int | signal.Signals]) -> None:
+    """Runs in the child before exec, so it does two system calls and nothing else."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     if _libc().ptrace(_TRACEME, 0, None, None) == -1:
         raise OSError(ctypes.get_errno(), "ptrace")
 
@@ -170,10 +175,13 @@ class HeldCommand:
         cwd: str | Path | None = None,
         env: dict[str, str] | None = None,
     ) -> None:
+        self._traced = False
         if not command or not command[0]:
             raise BadSpec("no command is given", "write it after `--`")
         self.command = command
         _libc()
+        # An interrupt between the birth of the child and the `try` below would leave a stopped process behind.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
         try:
             self.process = subprocess.Popen(
                 command,
@@ -182,15 +190,19 @@ class HeldCommand:
                 stdin=stdin,
                 cwd=cwd,
                 env=env,
-                preexec_fn=_ask_to_be_traced,
+                preexec_fn=partial(_ask_to_be_traced, blocked),
             )
-        except subprocess.SubprocessError:
-            raise MissingCapability("a command may not be traced here", _REFUSED) from None
-        except (OSError, ValueError) as error:
-            raise _not_started(command[0], cwd, env, error) from None
-        self.pid = self.process.pid
-        self._traced = True
+            self.pid = self.process.pid
+            self._traced = True
+        except BaseException as error:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            if isinstance(error, subprocess.SubprocessError):
+                raise MissingCapability("a command may not be traced here", _REFUSED) from None
+            if isinstance(error, OSError | ValueError):
+                raise _not_started(command[0], cwd, error) from None
+            raise
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             self._run_to_entry()
         except BaseException:
             self.kill()
@@ -279,6 +291,10 @@ class HeldCommand:
             self._traced = False
             _ptrace(_DETACH, self.pid)
 
+    def __del__(self) -> None:
+        if self._traced:  # nobody will let it go any more
+            self.kill()
+
     def wait(self, timeout: float | None = None) -> int:
         """Exit status of the command (negative: killed by that signal)."""
         return self.process.wait(timeout)
@@ -296,6 +312,7 @@ class HeldCommand:
 
     def kill(self) -> None:
         """End the command, whatever state it is in, and reap it."""
+        self._traced = False
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
@@ -320,7 +337,7 @@ class HeldCommand:
 
 
 def _not_started(
-    name: str, folder: str | Path | None, variables: dict[str, str] | None, error: OSError | ValueError
+    name: str, folder: str | Path | None, error: OSError | ValueError
 ) -> BadSpec:
     if isinstance(error, ValueError):
         return BadSpec(f"the command cannot be started: {error}")
@@ -334,6 +351,8 @@ def _not_started(
                 "look at its #! line, or at `readelf -l` for the program interpreter",
             )
         return BadSpec(f"command not found: {name}", "give a path, or check PATH")
+    if error.errno in (errno.EACCES, errno.EISDIR) and Path(folder or ".", name).is_dir():
+        return BadSpec(f"{name} is a folder", "name a program in it")
     if error.errno in (errno.EACCES, errno.EISDIR):
         return BadSpec(f"{name} is not executable", f"chmod +x {name}, or name its interpreter first")
     if error.errno == errno.ENOEXEC:

@@ -26,7 +26,7 @@ class Waiting:
 
     def for_exit(self, pid: int) -> None:
         """Watch a process; from here on it cannot be mistaken for a later one of that id."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, OverflowError):  # a number that is no process id
             self._exit = os.pidfd_open(pid)
             self._poll.register(self._exit, select.EPOLLIN)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.errors import MissingCapability, WorkbenchError
+from workbench.errors import MissingCapability, NotPermitted, WorkbenchError
 from workbench.kernel import perf
 from workbench.kernel.libbpf import capture_log, errno_error, library, log_text
 from workbench.kernel.links import Link
@@ -419,5 +419,6 @@ def _load_error(
             lines = {line.instruction: line.text for line in obj.lines if line.section == section}
             return rejection(name, log, lines)
     error = errno_error(f"cannot load {obj.name}", result)
-    error.message += f"\n{text}" if text else ""
+    if text and not isinstance(error, NotPermitted):  # libbpf's guesses at a missing privilege mislead
+        error.message += f"\n{text}"
     return error

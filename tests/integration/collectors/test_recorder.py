@@ -186,8 +186,8 @@ def test_own_process_without_the_recorder_itself(tmp_path: Path) -> None:
 
     with wb.record(ALL, output=tmp_path / "r") as recorder:
         names = {
-            Path(f"/proc/self/task/{tid}/comm").read_text().strip(): int(tid)
-            for tid in os.listdir("/proc/self/task")
+            (task / "comm").read_text().strip(): int(task.name)
+            for task in Path("/proc/self/task").iterdir()
         }
         worker = work()
     recording = recorder.recording
