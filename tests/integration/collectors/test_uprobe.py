@@ -282,17 +282,30 @@ def test_one_place_that_the_kernel_refuses_does_not_lose_the_others(folder):
     __asm__(".text\\n.globl bad_lock\\n.type bad_lock,@function\\n"
             "bad_lock: lock incl (%rdi)\\nret\\n.size bad_lock,.-bad_lock\\n"
             ".globl bad_vm\\n.type bad_vm,@function\\nbad_vm: lgdt (%rdi)\\nret\\n.size bad_vm,.-bad_vm\\n"
-            ".globl bad_trap\\n.type bad_trap,@function\\nbad_trap: int3\\nret\\n.size bad_trap,.-bad_trap\\n");
+            ".globl bad_trap\\n.type bad_trap,@function\\nbad_trap: int3\\nret\\n.size bad_trap,.-bad_trap\\n"
+            ".globl bad_ones\\n.type bad_ones,@function\\nbad_ones: vpcmpeqd %xmm0,%xmm0,%xmm0\\n"
+            "vmovq %xmm0,%rax\\nret\\n.size bad_ones,.-bad_ones\\n");
     void bad_lock(int *);
+    long bad_ones(void);
+    int printf(const char *, ...);
     __attribute__((noinline)) int bad_not(int x) { __asm__ volatile(""); return x; }
-    int main(void) { int n = 0; for (int i = 0; i < 5; i++) { bad_lock(&n); bad_not(i); } return 0; }
+    int main(void) {
+      int n = 0;
+      for (int i = 0; i < 5; i++) { bad_lock(&n); bad_not(i); }
+      __asm__ volatile("pxor %%xmm0, %%xmm0" ::: "xmm0");
+      printf("%ld", __builtin_cpu_supports("avx") ? bad_ones() : -1);
+      return 0;
+    }
     """
     program = compile_c(folder, "refused", source, "-O1")
-    collector, sink, _ = run_collector("uprobe:bad_*,count=yes", [program])
+    collector, sink, printed = run_collector("uprobe:bad_*,count=yes", [program])
+    # vpcmpeqd has the opcode byte of je: kernels that emulate it as that leave the register as it was.
+    assert printed == "-1"
     assert sink.frame("probe_counts").set_index("function")["hits"].to_dict()["bad_not"] == 5
     notes = next(iter(collector.noted.values()))
     assert any("bad_lock" in one and "lock" in one for one in notes["left_out"])
     assert any("bad_trap" in one for one in notes["left_out"])
+    assert any("bad_ones" in one and "vector" in one for one in notes["left_out"])
 
 
 FORK_C = """
