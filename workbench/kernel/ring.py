@@ -60,6 +60,14 @@ class Ring:
         """Bytes of records not read yet."""
         return native.available(self.consumer, self.producer)
 
+    @property
+    def position(self) -> int:
+        """Bytes of records read since the ring was made.
+
+        A reader that ends at the `position + waiting` of its beginning cannot be held by a producer that is as fast.
+        """
+        return int(ctypes.c_uint64.from_address(self.consumer).value)
+
     def data_view(self) -> NDArray[np.uint8]:
         """The data area as bytes, shape (2 * size,): mapped twice, so a span never wraps. For measurements."""
         return self._views[1][self.data - self.producer :]
@@ -260,7 +268,7 @@ class SpanReader:
         """What waits now, batch by batch, but not what arrives meanwhile: a producer that is faster than its reader
         cannot hold it here. A batch is valid until the next one is asked for."""
         ring, library = self.ring, self._library
-        position = ctypes.c_uint64.from_address(ring.consumer).value
+        position = ring.position
         end = position + ring.waiting
         at = ctypes.c_uint64(position)
         data = ring.data_view()

@@ -126,6 +126,7 @@ class UprobeCollector:
             "string_slots": plan.string_slots,
             "string_bytes": options.string,
             "limit_scope": self._exact,
+            "left_out": self._target.left_out,
             "kernel_stacks": False,
             "copy_bytes": options.copy if options.stacks == "yes" else 0,
             "wake_bytes": 1 << 20,
@@ -216,12 +217,15 @@ class UprobeCollector:
         if self._attachment is None or self._rows is None or self._ring is None:
             return 0
         total = 0
+        # Only what waits now: probes on what the recorder itself calls never run dry.
+        ring = self._ring
+        end = ring.position + ring.waiting
         if self._columns is not None:
-            while rows := self._columns.drain():
+            while ring.position < end and (rows := self._columns.drain()):
                 self._sink.append("calls", self._rows.columns_of(self._columns.take(rows), None))
                 total += rows
         elif self._records is not None and self._stacks is not None:
-            while len(records := self._records.drain()):
+            while ring.position < end and len(records := self._records.drain()):
                 head = records.head(self._dtype)
                 pids = head["pid"].astype(np.int32)
                 stacks = self._stacks.ids(
