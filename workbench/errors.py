@@ -10,7 +10,6 @@ from typing import ClassVar
 
 __all__ = (
     "BadSpec",
-    "ClaimFailed",
     "CompileFailed",
     "DamagedRecording",
     "MissingCapability",
@@ -131,9 +130,3 @@ class RunFailed(WorkbenchError):
     """An experiment, a notebook or a command under observation failed."""
 
     code = "run-failed"
-
-
-class ClaimFailed(WorkbenchError):
-    """A reproduced number is outside its tolerance."""
-
-    code = "claim-failed"

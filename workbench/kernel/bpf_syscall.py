@@ -19,7 +19,6 @@ __all__ = (
     "attach_perf",
     "btf_ids",
     "counting_program",
-    "link_create",
     "link_create_uprobe_multi",
     "map_create",
     "map_lookup",
@@ -290,11 +289,6 @@ def raw_tracepoint_open(prog: int, name: str = "") -> int:
     """Attach to raw tracepoint `name`, or without a name to what a tracing or LSM program was loaded for."""
     text = ctypes.create_string_buffer(name.encode()) if name else None
     return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("<QII", _address(text), prog, 0))
-
-
-def link_create(prog: int, target: int, attach_type: int) -> int:
-    """BPF_LINK_CREATE without options."""
-    return _bpf(_LINK_CREATE, struct.pack("<IIII", prog, target, attach_type, 0))
 
 
 def link_create_uprobe_multi(prog: int, path: str, offsets: Sequence[int], pid: int = 0) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-__all__ = ("CHAR_POINTER", "LONG", "POINTER", "VOID", "CType", "Parameter", "Signature")
+__all__ = ("POINTER", "VOID", "CType", "Parameter", "Signature")
 
 Kind = Literal["integer", "bool", "char", "pointer", "string", "enum", "float", "void", "aggregate"]
 
@@ -48,9 +48,7 @@ class CType:
 
 
 VOID = CType("void", 0, False, "void")
-LONG = CType("integer", 8, True, "long")
 POINTER = CType("pointer", 8, False, "void *")
-CHAR_POINTER = CType("string", 8, False, "char *")
 
 
 @dataclass(frozen=True, slots=True)

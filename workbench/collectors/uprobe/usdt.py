@@ -31,7 +31,6 @@ _X86_NAMES = {
 _X86_REGISTERS = {name: key for key, names in _X86_NAMES.items() for name in names} | {
     f"r{n}{suffix}": f"r{n}" for n in range(8, 16) for suffix in ("", "d", "w", "b")
 }
-_HIGH = {"ah", "bh", "ch", "dh"}
 _NUMBER = r"[-+]?(?:0x[0-9a-fA-F]+|\d+)"
 
 

@@ -11,8 +11,6 @@ import re
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from workbench.collectors.watch.operands import (
     READ,
     READ_WRITE,
@@ -251,9 +249,3 @@ def candidates(code: bytes, ip: int, start: int | None) -> tuple[Candidate, ...]
     # Synced first; of the others the longest, since what precedes an opcode usually is its prefix.
     found.sort(key=lambda one: (not (one.synced and one.back > 0), not one.synced, -one.back))
     return tuple(found)
-
-
-def kernel_mode(registers: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, Any]:
-    """Which hits were made by the kernel (privilege level of cs)."""
-    result: np.ndarray[Any, Any] = registers[:, REGISTERS.index("cs")] & np.uint64(3) == 0
-    return result

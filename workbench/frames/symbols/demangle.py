@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from workbench.frames.symbols.rust_names import demangle_legacy, demangle_v0
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-__all__ = ("demangle", "demangle_all")
+__all__ = ("demangle",)
 
 _MAX_LENGTH = 16 * 1024
 
@@ -71,8 +71,3 @@ def demangle(name: bytes) -> str:
         if found is not None:
             return found
     return name.decode("utf-8", "replace")
-
-
-def demangle_all(names: Iterable[bytes]) -> list[str]:
-    """`demangle` of each name."""
-    return [demangle(name) for name in names]
