@@ -51,6 +51,8 @@ def test_wheel_is_for_this_platform_and_any_python(wheel: Path) -> None:
 def test_wheel_holds_core_objects_and_headers(wheel: Path, checkout: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "workbench/native/_core.so" in names
+    agents = {path.stem for path in (checkout / "workbench/native/agents").glob("*.c")}
+    assert agents and {f"workbench/native/agents/{name}.so" for name in agents} <= names
     programs = {path.name.removesuffix(".bpf.c") for path in (checkout / "bpf").glob("*.bpf.c")}
     built = {Path(name).name.split(".")[0] for name in names if name.startswith("workbench/objects/built/")}
     assert programs and built == programs
@@ -59,6 +61,15 @@ def test_wheel_holds_core_objects_and_headers(wheel: Path, checkout: Path) -> No
     assets = {str(path.relative_to(checkout)) for path in checkout.glob("workbench/notebook/assets/*")}
     assert assets <= names
     assert not any(name.startswith(("tests/", "bpf/")) for name in names)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to put into PYTHONPATH: the wheel unpacked by pip, and nothing of the checkout."""
+    target = tmp_path_factory.mktemp("installed") / "site"
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
+    subprocess.run(command, capture_output=True, text=True, check=True)
+    return target
 
 
 SCRIPT = """
@@ -71,17 +82,45 @@ print(json.dumps({"home": workbench.__file__, "object": str(built_object(PROGRAM
 
 
 @pytest.mark.needs("C compiler", "clang")
-def test_installed_wheel_imports_and_finds_its_binaries(wheel: Path, checkout: Path, tmp_path: Path) -> None:
-    target = tmp_path / "site"
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
-    subprocess.run(command, capture_output=True, text=True, check=True)
+def test_installed_wheel_imports_and_finds_its_binaries(
+    installed: Path, wheel: Path, checkout: Path, tmp_path: Path
+) -> None:
     program = sorted((checkout / "bpf").glob("*.bpf.c"))[0].name.removesuffix(".bpf.c")
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT.replace("PROGRAM", repr(program))],
-        env={**os.environ, "PYTHONPATH": str(target)}, cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(installed)}, cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     found = json.loads(run.stdout)
-    assert Path(found["home"]).is_relative_to(target)
-    assert Path(found["object"]).is_relative_to(target)
+    assert Path(found["home"]).is_relative_to(installed)
+    assert Path(found["object"]).is_relative_to(installed)
     assert Path(found["object"]).read_bytes()[:4] == b"\x7fELF"
     assert f"-{found['version']}-" in wheel.name
+
+
+BUSY = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: sum(range(1000))"
+
+
+@pytest.mark.needs("C compiler", "clang", "perf_event BPF")
+def test_installed_wheel_records_and_draws_without_compilers(installed: Path, tmp_path: Path) -> None:
+    tools = tmp_path / "bin"  # a PATH without compilers: what is in the wheel has to do
+    tools.mkdir()
+    environment = {
+        "PATH": str(tools), "PYTHONPATH": str(installed), "HOME": str(tmp_path), "PYTHONSAFEPATH": "1",
+    }  # fmt: skip
+
+    def workbench(*arguments: str) -> str:
+        command = [sys.executable, "-m", "workbench", *arguments]
+        run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stdout + run.stderr
+        return run.stdout
+
+    rows = {row["name"]: row for row in json.loads(workbench("doctor", "--json"))}
+    assert rows["native core"]["ok"] and rows["perf_event BPF"]["ok"]
+    assert not rows["clang"]["ok"] and rows["clang"]["remedy"]
+    workbench("record", "-c", "cpu:999", "-o", "recording", "--", sys.executable, "-c", BUSY)
+    report = json.loads(workbench("report", "recording", "--json", "--html", "page.html", "--figure", "flame.svg"))
+    assert report["written"] == {"flamegraph": "flame.svg", "html": "page.html"}
+    page = (tmp_path / "page.html").read_text()
+    for kind in ("flamegraph", "timeline", "heatmap"):
+        assert f'data-kind="{kind}"' in page
+    assert (tmp_path / "flame.svg").read_text().count("<path") > 20
