@@ -1,4 +1,8 @@
-"""Interactive charts for the notebook: inline HTML that needs no network, with a plain-text fallback."""
+"""Interactive charts for the notebook: inline HTML that needs no network, with a plain-text fallback.
+
+A chart is data computed here, a text that says the same, and a script `assets/KIND.js` that draws the data; what the
+scripts share (themes, tooltips, zooming along time) is `assets/common.js`. To add one, write the three.
+"""
 
 from __future__ import annotations
 
