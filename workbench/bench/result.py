@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from dataclasses import asdict, dataclass
@@ -70,12 +71,12 @@ class BenchResult:
         return all(check.ok for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
-        """The document that `workbench bench NAME --json` prints."""
+        """The document that `workbench bench NAME --json` prints; null stands for what could not be measured."""
         return {
             "bench": self.bench,
             "host": host(),
-            "rows": [asdict(row) for row in self.rows],
-            "checks": [asdict(check) for check in self.checks],
+            "rows": [_finite(asdict(row)) for row in self.rows],
+            "checks": [_finite(asdict(check)) for check in self.checks],
         }
 
     def __str__(self) -> str:
@@ -89,6 +90,14 @@ class BenchResult:
             for check in self.checks
         ]
         return "\n".join(lines)
+
+
+def _finite(entry: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN and no infinity."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in entry.items()
+    }
 
 
 def host() -> str:

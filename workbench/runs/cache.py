@@ -19,7 +19,7 @@ from workbench.runs.parameters import read_notebook
 __all__ = ("Keys", "digest_of", "host_class", "notebook_digest", "package_digest", "versions")
 
 _FORMAT = 1
-_SOURCES = frozenset((".py", ".c", ".h"))
+_SOURCES = frozenset((".py", ".c", ".h", ".js", ".css"))
 _PACKAGES = ("bpf-workbench", "numpy", "pandas", "pyarrow", "matplotlib", "papermill", "ipykernel", "nbconvert")
 
 
