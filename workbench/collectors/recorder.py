@@ -19,7 +19,7 @@ import weakref
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from workbench.collectors import registry
+from workbench.collectors import registry, together
 from workbench.collectors.base import Collector, Target
 from workbench.collectors.jit_maps import perf_maps
 from workbench.collectors.limits import borrow_limit, return_limit
@@ -29,7 +29,6 @@ from workbench.collectors.state import CollectorState, Phase, State
 from workbench.collectors.target import HeldCommand, attach_target, machine_target
 from workbench.collectors.waiting import Waiting
 from workbench.errors import BadSpec, TargetGone, WorkbenchError
-from workbench.frames.manifest import CollectorInfo
 from workbench.frames.writer import RecordingWriter
 
 if TYPE_CHECKING:
@@ -171,8 +170,8 @@ class Recorder:
             writer.flush()  # loads all that writing needs, before any event waits for it
             writer.begin()
             for one in self.collectors:
+                one.attach(target, writer)  # one that fails undoes itself
                 attached.append(one)
-                one.attach(target, writer)
             self._note()
             self._prepare_unwinder(target)
             self._check_alive(target)
@@ -214,7 +213,7 @@ class Recorder:
             self._output,
             command=self._command,
             pid=target.pid,
-            collectors=self._collector_infos(),
+            collectors=together.infos(self._specs, self.collectors),
             options={
                 "seconds": self._seconds,
                 "follow": self._follow,
@@ -224,23 +223,12 @@ class Recorder:
             overwrite=self._overwrite,
         )
 
-    def _collector_infos(self) -> list[CollectorInfo]:
-        infos = []
-        for spec, one in zip(self._specs, self.collectors, strict=True):
-            text = str(spec) if isinstance(spec, Spec) else one.name
-            options = {"spec": text} | (dict(spec.options) if isinstance(spec, Spec) else {})
-            infos.append(CollectorInfo(one.name, options))
-        return infos
-
     def _resolve(self) -> Target:
         assert self._waiting is not None
         if self._command:
             given = self._child_options["env"]
             variables = dict(os.environ if given is None else given)
-            for one in self.collectors:
-                prepare = getattr(one, "prepare_environment", None)
-                if prepare is not None:
-                    prepare(variables)
+            together.environment(self.collectors, variables)
             self._command_process = HeldCommand(
                 self._command, **(self._child_options | {"env": variables})
             )
@@ -263,10 +251,8 @@ class Recorder:
             )
 
     def _note(self) -> None:
-        for one in self.collectors:
-            notes = getattr(one, "notes", None)
-            if notes is not None and self._writer is not None:
-                self._writer.note(**notes())
+        assert self._writer is not None
+        self._writer.note(**together.notes(self.collectors))
 
     @staticmethod
     def _prepare_unwinder(target: Target) -> None:
@@ -277,13 +263,10 @@ class Recorder:
                     target.unwinder().prepare(pid)
 
     def _undo(self, attached: list[Collector]) -> None:
-        """Start failed: leave nothing behind. The last of `attached` failed and has undone itself."""
+        """Start failed: leave nothing behind."""
         with self._lock:
             self._phase = "done"
-        for one in reversed(attached[:-1]):
-            for step in (one.detach, one.finish):
-                with contextlib.suppress(Exception):  # the error that brought us here is the one to report
-                    step()
+        together.undo(attached)
         if self._processes is not None:
             with contextlib.suppress(WorkbenchError, OSError):
                 self._processes.finish()
@@ -330,6 +313,7 @@ class Recorder:
 
     def _loop(self) -> None:
         assert self._writer is not None and self._waiting is not None
+        assert self._processes is not None
         self._waiting.for_rings(fd for one in self.collectors for fd in one.wake_fds())
         flushed = time.monotonic()
         while True:
@@ -337,7 +321,7 @@ class Recorder:
             called, exited = self._waiting.wait(
                 DRAIN_SECONDS if left is None else min(DRAIN_SECONDS, max(left, 0.0))
             )
-            self._drain()
+            together.drain(self.collectors, self._processes)
             now = time.monotonic()
             if now - flushed >= FLUSH_SECONDS:
                 self._writer.flush()
@@ -351,49 +335,17 @@ class Recorder:
                     self._reason = self._reason or (_EXITED if exited else seconds)
                 return
 
-    def _drain(self) -> None:
-        assert self._processes is not None
-        for pid in self._processes.drain():
-            for one in self.collectors:
-                with contextlib.suppress(
-                    WorkbenchError
-                ):  # it exited already, or its library is not mapped yet
-                    one.attach_process(pid)
-        self._tell_mapped()
-        for one in self.collectors:
-            one.drain()
-
-    def _tell_mapped(self) -> None:
-        """Collectors with a method `mapped(pid, path)` hear of files that a process in scope has mapped."""
-        assert self._processes is not None
-        if not self._processes.mapped:
-            return
-        for one in self.collectors:
-            mapped = getattr(one, "mapped", None)
-            if mapped is None:
-                continue
-            for pid, path in self._processes.mapped:
-                with contextlib.suppress(WorkbenchError):  # it exited already
-                    mapped(pid, path)
-
     def _finish(self) -> None:
         assert self._writer is not None and self._processes is not None
         self._end = time.monotonic()
         with self._lock:
             self._phase = "finishing"
-        errors: list[BaseException] = []
-        for step in ("detach", "drain", "finish"):
-            if step == "drain":
-                self._writer.end()
-                with contextlib.suppress(WorkbenchError):
-                    self._processes.drain(last=True)
-            for one in self.collectors:
-                try:
-                    getattr(one, step)()
-                except (
-                    Exception
-                ) as error:  # one collector's failure must not cost the data of the others
-                    errors.append(error)
+        errors = [*together.each(self.collectors, "detach")]
+        self._writer.end()
+        with contextlib.suppress(WorkbenchError):
+            self._processes.drain(last=True)
+        for step in ("drain", "finish"):
+            errors += together.each(self.collectors, step)
         with contextlib.suppress(WorkbenchError, OSError):
             self._processes.finish()
         since = time.time() - (time.monotonic() - self._begin)

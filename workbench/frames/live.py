@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -16,7 +15,8 @@ from workbench.frames.manifest import FRAME_NAME
 from workbench.frames.resolve import RAW_STACKS
 from workbench.frames.schema import SCHEMAS, Column, schema
 from workbench.frames.spool import SpoolWriter
-from workbench.native.stacks import OVERFLOWED, StackInterner
+from workbench.frames.stack_table import StackTable
+from workbench.native.stacks import OVERFLOWED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,17 +64,15 @@ class LiveFrames:
     spool : Path
         Folder of the streams.
     max_stacks, max_stack_bytes : int
-        Bound of the stack table.
+        Bound of the stacks remembered at a time.
     """
 
     def __init__(self, spool: Path, max_stacks: int, max_stack_bytes: int) -> None:
         self.frames: dict[str, LiveFrame] = {}
         self.losses: dict[tuple[str, str], int] = {}
         self._folder = spool
-        self._stacks = StackInterner(max_stacks, max_stack_bytes)
+        self._stacks = StackTable(max_stacks, max_stack_bytes)
         self._stack_spool: SpoolWriter | None = None
-        self._stacks_written = 0
-        self._stack_times: list[NDArray[np.int64]] = []
         self._given_stacks = False
 
     @property
@@ -151,17 +149,15 @@ class LiveFrames:
         *,
         write: bool,
     ) -> NDArray[np.int32]:
-        """Ids of stacks; those beyond the bound get -1 and are counted as lost."""
+        """Ids of stacks; one that is larger than the whole table gets -1 and is counted as lost."""
         if self._given_stacks:
             raise BadSpec(STACKS_TWICE, "use one of them")
-        before = len(self._stacks)
-        ids = self._stacks.intern(pids, addresses, lengths)
-        self._remember_times(before, ids, times)
+        ids = self._stacks.intern(pids, addresses, lengths, times, keep=write)
         over = ids == OVERFLOWED
         if over.any():
-            self.lose("stacks", "stack table full", int(over.sum()))
+            self.lose("stacks", "stack larger than the table", int(over.sum()))
             ids[over] = -1
-        if write and len(self._stacks) - self._stacks_written >= STACKS_PER_BATCH:
+        if write and self._stacks.waiting >= STACKS_PER_BATCH:
             self._write_stacks()
         return ids
 
@@ -206,37 +202,8 @@ class LiveFrames:
         frame.rows += block.rows
         block.clear()
 
-    def _remember_times(
-        self, before: int, ids: NDArray[np.int32], times: NDArray[np.int64] | None
-    ) -> None:
-        """When each new stack was first seen."""
-        count = len(self._stacks) - before
-        if not count:
-            return
-        if times is None:
-            first = np.full(count, time.monotonic_ns())
-        else:
-            first = np.full(count, np.iinfo(np.int64).max)
-            fresh = ids >= before
-            np.minimum.at(first, ids[fresh] - before, np.asarray(times, np.int64)[fresh])
-        self._stack_times.append(first)
-
     def _write_stacks(self) -> None:
-        if len(self._stacks) == self._stacks_written:
-            return
-        import pyarrow as pa
-
-        new = self._stacks.new()
-        offsets = np.zeros(len(new.lengths) + 1, np.int32)
-        np.cumsum(new.lengths, out=offsets[1:])
-        arrays = [
-            pa.array(new.pids),
-            pa.array(np.concatenate(self._stack_times)),
-            pa.ListArray.from_arrays(pa.array(offsets), pa.array(new.addresses)),
-        ]
-        batch = pa.RecordBatch.from_arrays(arrays, names=["pid", "time", "addresses"])
-        self._stacks_written += len(new.pids)
-        self._stack_times.clear()
-        if self._stack_spool is None:
-            self._stack_spool = SpoolWriter(self._folder, RAW_STACKS, batch.schema)
-        self._stack_spool.write(batch)
+        for batch in self._stacks.take() if self._stacks.waiting else ():
+            if self._stack_spool is None:
+                self._stack_spool = SpoolWriter(self._folder, RAW_STACKS, batch.schema)
+            self._stack_spool.write(batch)

@@ -66,7 +66,7 @@ class RecordingWriter:
     versions : mapping of str to str, optional
         Versions only the caller knows, such as libbpf's.
     max_stacks, max_stack_bytes : int
-        Bound of the stack table; stacks beyond it are counted as lost and get id -1.
+        Bound of the stacks remembered at a time: one seen again after many others gets a second id.
 
     Raises
     ------
@@ -94,8 +94,8 @@ class RecordingWriter:
         seed: int | None = None,
         overwrite: bool = False,
         versions: Mapping[str, str] | None = None,
-        max_stacks: int = 1 << 20,
-        max_stack_bytes: int = 256 << 20,
+        max_stacks: int = 1 << 18,
+        max_stack_bytes: int = 32 << 20,
     ) -> None:
         self.path = Path(path).absolute()
         if not self.path.name or self.path.name.endswith(place.PARTIAL):

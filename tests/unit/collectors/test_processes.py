@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import subprocess
@@ -36,7 +37,7 @@ def test_later_mappings_cover_earlier_ones(drawn: list[tuple[int, int, int]]) ->
         for page in range(start, end, PAGE):
             truth[page] = (f"file {number}", offset + page - start)
     assert maps == sorted(maps)
-    assert all(one[1] <= other[0] for one, other in zip(maps, maps[1:], strict=False))
+    assert all(one[1] <= other[0] for one, other in itertools.pairwise(maps))
     found = {
         page: (path, offset + page - start)
         for start, end, offset, path, _ in maps
@@ -56,8 +57,9 @@ def test_events_come_in_order_and_once() -> None:
         "import os, sys\n"
         "for n in range(200):\n"
         "    p = os.fork()\n"
-        "    if not p: os.sched_setaffinity(0, {max(os.sched_getaffinity(0)) if n & 1 else min(os.sched_getaffinity(0))});"
-        " os.execv('/bin/true', ['true'])\n"
+        "    if not p:\n"
+        "        os.sched_setaffinity(0, {(max, min)[n & 1](os.sched_getaffinity(0))})\n"
+        "        os.execv('/bin/true', ['true'])\n"
         "    os.waitpid(p, 0)\n"
     )
     sideband = Sideband()

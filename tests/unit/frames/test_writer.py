@@ -217,14 +217,47 @@ def test_declared_columns_early_late_and_absent(tmp_path: Path) -> None:
     assert recording.schema("calls")["path"].meaning == "second argument"
 
 
-def test_stack_table_full_is_counted(tmp_path: Path) -> None:
-    with RecordingWriter(tmp_path / "r", max_stacks=2) as writer:
-        ids = writer.intern([1, 1, 1, 1], np.arange(4, dtype=np.uint64), [1, 1, 1, 1])
-        assert ids.tolist() == [0, 1, -1, -1]
-        writer.append("samples", {**samples(0, 4), "stack": ids})
+def test_full_stack_table_loses_nothing(tmp_path: Path) -> None:
+    """It is written out and begun anew: a stack seen before and after has two ids, which stand for the same."""
+    rng = np.random.default_rng(1)
+    expected: list[tuple[int, ...]] = []
+    given: list[np.ndarray] = []
+    with RecordingWriter(tmp_path / "r", max_stacks=7, max_stack_bytes=400) as writer:
+        for batch in range(30):
+            lengths = rng.integers(0, 6, 20).astype(np.int32)
+            addresses = rng.integers(1, 4, int(lengths.sum())).astype(np.uint64) << 12
+            pids = rng.integers(1, 3, 20).astype(np.int32)
+            times = rng.integers(0, 1000, 20) if batch % 2 else None
+            ids = writer.intern(pids, addresses, lengths, times)
+            ends = np.cumsum(lengths)
+            for pid, end, length in zip(pids, ends, lengths, strict=True):
+                expected.append((int(pid), *addresses[end - length : end].tolist()) if length else ())
+            given.append(ids)
+            writer.append("samples", {**samples(20 * batch, 20), "stack": ids})
+            if batch % 3 == 0:
+                writer.flush()
     recording = wb.load(tmp_path / "r")
-    assert recording.lost == {"stacks": 2}
-    assert recording.losses["cause"].tolist() == ["stack table full"]
+    stacks = recording.stacks.sort_values(["stack", "depth"])
+    found = {
+        int(stack): (int(rows["pid"].iloc[0]), *rows["address"].tolist())
+        for stack, rows in stacks.groupby("stack")
+    }
+    ids = np.concatenate(given)
+    assert [found.get(int(one), ()) for one in ids] == expected
+    assert (ids == -1).sum() == sum(not one for one in expected)
+    assert len(found) > len(set(expected))
+    assert (recording.samples["stack"].to_numpy() == ids).all()
+    assert recording.lost == {}
+
+
+def test_stack_larger_than_the_table_is_counted(tmp_path: Path) -> None:
+    with RecordingWriter(tmp_path / "r", max_stack_bytes=80) as writer:
+        ids = writer.intern([1, 1, 1], np.arange(13, dtype=np.uint64), [1, 11, 1])
+        assert ids.tolist() == [0, -1, 2] or ids.tolist() == [0, -1, 1]
+        writer.append("samples", {**samples(0, 3), "stack": ids})
+    recording = wb.load(tmp_path / "r")
+    assert recording.lost == {"stacks": 1}
+    assert recording.losses["cause"].tolist() == ["stack larger than the table"]
 
 
 def test_stacks_are_interned_or_given_but_not_both(tmp_path: Path) -> None:
