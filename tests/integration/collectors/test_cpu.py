@@ -232,28 +232,8 @@ def test_whole_machine(tmp_path: Path) -> None:
     assert os.getpid() in set(recording.processes["pid"])
 
 
-def test_python_functions_of_perf_trampolines(tmp_path: Path) -> None:
-    python = find_python()
-    script = tmp_path / "work.py"
-    script.write_text(
-        "import time\n"
-        "def innermost():\n    return sum(i * i for i in range(2000))\n"
-        "def outer(end):\n    while time.process_time() < end:\n        innermost()\n"
-        "outer(0.4)\n"
-    )
-    recorder = Recorder(
-        ["cpu:999"], output=tmp_path / "r", command=[python, "-X", "perf", str(script)]
-    )
-    recording = recorder.run()
-    frames = recording.stacks[recording.stacks["space"] == "python"]
-    print(set(frames["function"]))
-    assert {"innermost", "outer"} <= set(frames["function"])
-    assert f"perf-{recording.manifest.pid}.map" in recording.manifest.files
-    Path(f"/tmp/perf-{recording.manifest.pid}.map").unlink(missing_ok=True)
-
-
 def find_python() -> str:
-    """A Python that writes perf trampolines (3.12 or later)."""
+    """A Python that writes perf trampolines (3.12 or later); empty without one."""
     candidates = [sys.executable, *(f"python3.{minor}" for minor in (12, 13, 14))]
     candidates += map(str, Path.home().glob(".pyenv/versions/3.1[2-9]*/bin/python"))
     for one in candidates:
@@ -267,7 +247,29 @@ def find_python() -> str:
             continue
         if done.returncode == 0:
             return one
-    pytest.skip("no Python 3.12 or later is installed")
+    return ""
+
+
+PYTHON = find_python()
+
+
+@pytest.mark.needs(*(() if PYTHON else ("python perf trampolines",)))
+def test_python_functions_of_perf_trampolines(tmp_path: Path) -> None:
+    script = tmp_path / "work.py"
+    script.write_text(
+        "import time\n"
+        "def innermost():\n    return sum(i * i for i in range(2000))\n"
+        "def outer(end):\n    while time.process_time() < end:\n        innermost()\n"
+        "outer(0.4)\n"
+    )
+    recorder = Recorder(
+        ["cpu:999"], output=tmp_path / "r", command=[PYTHON, "-X", "perf", str(script)]
+    )
+    recording = recorder.run()
+    frames = recording.stacks[recording.stacks["space"] == "python"]
+    assert {"innermost (work.py)", "outer (work.py)"} <= set(frames["function"])
+    assert f"perf-{recording.manifest.pid}.map" in recording.manifest.files
+    Path(f"/tmp/perf-{recording.manifest.pid}.map").unlink(missing_ok=True)
 
 
 JIT = r"""
