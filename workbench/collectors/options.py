@@ -16,7 +16,8 @@ __all__ = ("add_arguments", "keywords", "split_command")
 
 class _ListCollectors(argparse.Action):
     def __call__(self, parser: Any, *_: Any) -> None:
-        for _name, text, usage in registry.summary():
+        # Collectors of one family share a line of usage.
+        for usage, text in dict.fromkeys((usage, text) for _, text, usage in registry.summary()):
             print(f"{usage}\n    {text}")
         parser.exit()
 
