@@ -12,6 +12,7 @@ import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from workbench.collectors.modules import Module, Modules
 from workbench.errors import BadSpec, UnknownSymbol
 from workbench.frames.symbols.elffile import SYMBOL_DTYPE, BadElf, ElfFile
+from workbench.frames.symbols.mappings import parse_maps
 
 if TYPE_CHECKING:
     from workbench.collectors.base import Target
@@ -321,9 +323,8 @@ def _implementation(module: Module, symbol: Symbol) -> int:
 
 
 def _own_choice(module: Module, name: str) -> int | None:
-    own = next(
-        (m for m in Modules(os.getpid()).mapped if m.build_id == module.build_id != ""), None
-    )
+    mapped = parse_maps(Path("/proc/self/maps").read_bytes())
+    own = _own_libraries(tuple((start, path) for start, _, _, path in mapped)).get(module.build_id)
     if own is None or own.bias is None:
         return None
     try:
@@ -335,6 +336,12 @@ def _own_choice(module: Module, name: str) -> int | None:
         np.array([max((address or 0) - own.bias, 0)], np.uint64)
     )
     return None if address is None or not inside[0] else address - own.bias
+
+
+@lru_cache(maxsize=1)
+def _own_libraries(mapped: tuple[tuple[int, str], ...]) -> dict[str, Module]:
+    """Libraries of this process by build id; `mapped` is what they are as of now."""
+    return {m.build_id: m for m in Modules(os.getpid()).mapped if m.build_id}
 
 
 # Data ----------------------------------------------------------------------------------------------------------------

@@ -116,7 +116,8 @@ def log_text() -> str:
 def errno_error(what: str, number: int) -> NotPermitted | MissingCapability | TargetGone:
     """The error for a failed BPF call: EPERM and EACCES are about privilege, all else about the machine."""
     number = abs(number)
-    text = os.strerror(number)
+    # 524 is ENOTSUPP of the kernel, which strerror does not know.
+    text = "not supported here" if number == 524 else os.strerror(number)
     if number == 3:
         return TargetGone(f"{what}: {text}", "the process exited; check the pid")
     if number in (1, 13):

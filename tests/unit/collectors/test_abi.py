@@ -60,6 +60,7 @@ def test_classes_of_first_instructions():
     assert of("f0ff07")[1] and of("cc")[1] and of("f4")[1] and of("3effe0")[1] and of("")[1]
     # vpbroadcastb %esi,%ymm17; vpcmpeqd; vzeroupper; vpor; the same opcodes of other maps are no danger
     assert all("mistakes" in of(one)[1] for one in ("62e27d287ace", "c5f976c0", "c5f877", "c5f9ebc8"))
+    assert "input" in of("c5f96ec6")[1]  # vmovd %esi,%xmm0: the kernel refuses it
     assert of("c5f857c0") == ("single-step", "") and of("c4e279184704") == ("single-step", "")
     assert of("8f00") == ("single-step", "") and of("c5f9") == ("single-step", "")
     assert of("1f2003d5", "aarch64")[0] == "emulated" and of("c0035fd6", "aarch64")[0] == "emulated"

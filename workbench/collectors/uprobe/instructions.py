@@ -69,11 +69,9 @@ def instruction_class(code: bytes, machine: str = "") -> tuple[str, str]:
     if at >= len(code):
         return "single-step", "the file ends here"
     opcode = code[at]
-    if _mistaken(code[at : at + 5]):
-        return (
-            "single-step",
-            "the kernel mistakes this vector instruction for a branch and would not run it",
-        )
+    mistaken = _mistaken(code[at : at + 5])
+    if mistaken:
+        return "single-step", f"the kernel mistakes this vector instruction for {mistaken}"
     if opcode in _REFUSED:
         return "single-step", f"the kernel refuses this instruction ({_REFUSED[opcode]})"
     if 0x50 <= opcode <= 0x57 or opcode == 0x90:
@@ -83,20 +81,22 @@ def instruction_class(code: bytes, machine: str = "") -> tuple[str, str]:
     return ("emulated" if branch and not narrowed else "single-step"), ""
 
 
-def _mistaken(code: bytes) -> bool:
-    """Whether an instruction with a VEX, EVEX or XOP prefix has the opcode byte of a branch or nop.
+def _mistaken(code: bytes) -> str:
+    """What the kernel takes an instruction with a VEX, EVEX or XOP prefix for; empty where it does no harm.
 
-    branch_setup_xol_ops() of uprobes.c looks at that byte alone and emulates what it stands for without the prefix:
-    ``vpbroadcastb %esi, %ymm17`` (opcode 7a) is then a conditional jump, never runs, and the program computes
-    something else. memchr, strchrnul and memset of glibc begin with it.
+    uprobes.c looks at the opcode byte alone. branch_setup_xol_ops() emulates what it stands for without the prefix:
+    ``vpbroadcastb %esi, %ymm17`` (opcode 7a) becomes a conditional jump, never runs, and the program computes
+    something else; strchrnul and memset of glibc begin with it. good_insns_64 refuses ``vmovd`` (6e) as ``outs``.
     """
     prefix = {0xC5: 2, 0xC4: 3, 0x62: 4, 0x8F: 3}.get(code[0], 0)
     if not prefix or len(code) <= prefix:
-        return False
+        return ""
     if code[0] == 0x8F and code[1] & 0x1F < 8:  # pop, not XOP
-        return False
+        return ""
     opcode = code[prefix]
-    return opcode in (0x90, 0xE8, 0xE9, 0xEB) or 0x70 <= opcode <= 0x7F
+    if opcode in (0x90, 0xE8, 0xE9, 0xEB) or 0x70 <= opcode <= 0x7F:
+        return "a branch or a nop, and would not run it"
+    return _REFUSED.get(opcode, "")
 
 
 def _arm(word: int) -> str:
