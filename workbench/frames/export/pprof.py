@@ -140,6 +140,20 @@ class _Writer:
             self.out.append(message(3, *parts, *(integer(i, 1) for i in (7, 8, 9, 10))))
         return self.mappings[key]
 
+    def program(self, recording: RecordingView, pid: int) -> None:
+        """Readers take the first mapping for the program: the file mapped lowest, below all libraries."""
+        table = optional_frame(recording, "mappings")
+        if table is None:
+            return
+        files = table["path"].astype(str).str.startswith("/")
+        mine = table[(table["pid"] == pid) & files].sort_values("start")
+        if len(mine):
+            self._mapped(mine.iloc[0])
+
+    def _mapped(self, one: pd.Series[Any]) -> int:
+        bounds = int(one["start"]), int(one["end"]), int(one["offset"])
+        return self.mapping(*bounds, one["path"], one["build_id"])
+
     def locations(
         self, recording: RecordingView, stacks: StackTable, table: pd.DataFrame, found: _Locations
     ) -> None:
@@ -162,9 +176,7 @@ class _Writer:
                 parts.append(message(4, integer(1, function), integer(2, int(number))))
             mapping = 0
             if place[i] >= 0 and mapped is not None:
-                one = mapped.iloc[int(place[i])]
-                bounds = int(one["start"]), int(one["end"]), int(one["offset"])
-                mapping = self.mapping(*bounds, one["path"], one["build_id"])
+                mapping = self._mapped(mapped.iloc[int(place[i])])
             elif module := stacks.modules[stacks.labels[high]]:
                 mapping = self.mapping(0, 0, 0, module, "")
             head = integer(1, i + 1), integer(2, mapping), integer(3, int(address[i]))
@@ -199,6 +211,8 @@ class Pprof:
         writer.type(1, count_name, "count")
         if unit == "ns":
             writer.type(1, time_name, "nanoseconds")
+        if len(table):
+            writer.program(recording, int(table["pid"].mode().iloc[0]))
         writer.locations(recording, stacks, rows, found)
 
         thread = table["pid"].to_numpy(np.int64) << 32 | table["tid"].to_numpy(np.int64)

@@ -105,6 +105,12 @@ def test_mappings_come_from_the_recording(profile: Any) -> None:
             assert mapping.memory_start <= location.address < mapping.memory_limit
 
 
+def test_the_program_is_the_first_mapping(profile: Any) -> None:
+    # `go tool pprof` prints it as "File:" and other readers group profiles by it.
+    first = profile.mapping[0]
+    assert (first.id, profile.string_table[first.filename]) == (1, "/usr/bin/databased")
+
+
 def test_threads_are_labels(profile: Any, recording: FrameSet) -> None:
     text = profile.string_table
     got: Counter[Any] = Counter()
