@@ -17,7 +17,7 @@ _NOP5 = bytes.fromhex("0f1f440000")
 _BAD_PREFIXES = {0x26: "es", 0x2E: "cs", 0x36: "ss", 0x3E: "ds", 0xF0: "lock"}
 _PREFIXES = {*_BAD_PREFIXES, 0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3}
 # What good_insns_64 of uprobes.c leaves out, as far as compilers emit it as a first instruction.
-_REFUSED = {
+_REFUSED: dict[int, str] = {
     0xCC: "a breakpoint",
     0xF1: "icebp",
     0xF4: "hlt",
