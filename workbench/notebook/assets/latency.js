@@ -17,7 +17,8 @@ wb.start("latency", (root, data) => {
   toggle.setAttribute("aria-pressed", "false");
   const status = wb.make("span", "wb-status", bar);
   status.setAttribute("role", "status");
-  wb.legend(root, data.marks);
+  // The median is marked in the colour of the text, which depends on the theme.
+  wb.legend(root, data.marks.map(([name, color], k) => [name, k ? color : "currentColor"]));
   const plot = wb.make("div", "wb-plot", root);
   plot.classList.add("wb-scroll");
   const canvas = wb.make("canvas", "", plot);
