@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
-/* Return addresses that return probes (uretprobe) replaced in the current thread's stack: without them a chain of a
- * copied stack ends at the first function that has such a probe, whoever set it.
+/* What probes in user code, whoever set them, change in the current thread: return addresses in its stack (uretprobe),
+ * and the instruction pointer while a probed instruction runs out of line. Without the originals a chain of a copied
+ * stack ends there.
  */
 #ifndef RETURN_PROBES_H
 #define RETURN_PROBES_H
@@ -16,6 +17,8 @@ struct return_instance___probes {
 } __attribute__((preserve_access_index));
 struct uprobe_task___probes {
 	struct return_instance___probes *return_instances;
+	void *active_uprobe; /* of the instruction that runs out of line now */
+	unsigned long vaddr, xol_vaddr; /* where it belongs, and where it runs */
 } __attribute__((preserve_access_index));
 struct task_struct___probes {
 	struct uprobe_task___probes *utask;
@@ -48,6 +51,23 @@ static __always_inline __u32 original_returns(__u64 *returns)
 	if (count < MAX_RETURNS)
 		returns[count & (MAX_RETURNS - 1)] = 0;
 	return count;
+}
+
+#define LONGEST_INSTRUCTION 16
+
+/* `ip`, or what it would be if the instruction that the kernel single-steps for a probe ran in its place. */
+static __always_inline __u64 original_instruction(__u64 ip)
+{
+	struct task_struct___probes *task = (void *)bpf_get_current_task();
+	struct uprobe_task___probes *probes = 0;
+	unsigned long belongs = 0, runs = 0;
+	void *active = 0;
+
+	if (READ_FIELD(probes, task, utask) || !probes || READ_FIELD(active, probes, active_uprobe) || !active ||
+	    READ_FIELD(belongs, probes, vaddr) || READ_FIELD(runs, probes, xol_vaddr) ||
+	    ip - runs > LONGEST_INSTRUCTION)
+		return ip;
+	return belongs + (ip - runs);
 }
 
 #endif

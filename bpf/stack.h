@@ -95,8 +95,10 @@ static __always_inline __u32 capture_stack(void *ctx, struct stack_head *head, _
 		used += n;
 		head->user_frames = n / 8;
 	}
-	if (copy_bytes)
+	if (copy_bytes) {
 		original_returns(head->returns);
+		head->ip = original_instruction(head->ip);
+	}
 	/* Page by page: a read that crosses the end of the stack's mapping would fail as a whole. */
 	for (int i = 0; i < MAX_COPY / STACK_PAGE + 1 && copied < copy_bytes; i++) {
 		__u64 from = head->sp + copied;

@@ -27,7 +27,7 @@ from workbench.errors import BadSpec
 from workbench.frames.recording import Recording
 
 pytestmark = pytest.mark.needs("perf_event BPF", "ptrace")
-SECONDS = 0.5
+SECONDS = 0.4
 OUTSIDE = ("_start", "__libc_start_main", "__libc_start_call_main", "main")
 
 
@@ -76,7 +76,7 @@ def test_counts_shares_and_call_chains(tmp_path: Path, flags: tuple[str, ...], s
     assert 0 < float(overhead["cost"].iloc[0]) < 1e6
 
 
-@pytest.mark.parametrize("hz, seconds", [(1, 2.5), (10_000, 0.5)])
+@pytest.mark.parametrize("hz, seconds", [(1, 2.2), (10_000, 0.3)])
 def test_slowest_and_fastest_rate(tmp_path: Path, hz: int, seconds: float) -> None:
     recording = record(tmp_path, f"cpu:{hz}", "burn", seconds)
     if hz == 1:
@@ -107,7 +107,8 @@ def test_stack_deeper_than_what_is_copied(tmp_path: Path) -> None:
     lengths = {
         chain.count("descend") for chain in chains(recording).values() if "at_the_bottom" in chain
     }
-    assert lengths and 40 < min(lengths) == max(lengths) < 100
+    # How many fit depends on how deep the clock's function stood.
+    assert lengths and min(lengths) > 40 and max(lengths) < 100 and len(lengths) <= 3
     deeper = record(tmp_path / "deeper", "cpu:999,copy=56K", "descend", 110, 0.1)
     found = {chain for chain in chains(deeper).values() if chain[0] == "at_the_bottom"}
     assert found == {("at_the_bottom", *["descend"] * 111, *reversed(OUTSIDE))}
@@ -307,3 +308,27 @@ def test_functions_of_a_perf_map(tmp_path: Path) -> None:
     assert b"hot_generated" in recording.file(kept)
     frame = recording.stacks[recording.stacks["function"] == "hot_generated"]
     assert set(frame["space"]) == {"jit"}
+
+
+@pytest.mark.needs("uprobe")
+def test_an_instruction_that_runs_out_of_line_for_a_probe_is_where_it_belongs(tmp_path: Path) -> None:
+    source = tmp_path / "stepped.c"
+    source.write_text(
+        """
+        __attribute__((noinline)) int stepped(volatile int *x) { return *x + 1; } /* mov: single-stepped */
+        int main(void) {
+          volatile int x = 1, sum = 0;
+          for (int i = 0; i < 20000; i++) sum += stepped(&x);
+          return 0;
+        }
+        """
+    )
+    recording = record(
+        tmp_path,
+        ["cpu:4999", "uprobe:stepped,return=yes"],
+        "",
+        program=compiled(source, *WITHOUT_FRAME_POINTERS),
+    )
+    samples, chain = recording.samples, chains(recording)
+    through = samples["stack"].map(lambda stack: "main" in chain.get(stack, ()))
+    assert len(samples) > 50 and through.mean() > 0.9
