@@ -148,7 +148,7 @@ def resolve_function(
         except UnknownSymbol as error:
             if not _PATTERN.search(base):
                 raise
-            notes.append(f"{symbol.name}: left out: {error.message}")
+            notes.append(error.message)
             continue
         places.setdefault((place.path, place.file_offset), place)
     if not places:

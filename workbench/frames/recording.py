@@ -234,6 +234,7 @@ class Recording:
             lost = ", ".join(f"{name} {count:,}" for name, count in self.lost.items())
         except DamagedRecording:
             lost = "not known, frame losses is damaged"
+        missing = self._missing()
         return [
             ("recording", self.name),
             ("of", what),
@@ -244,9 +245,22 @@ class Recording:
                 f"{m.host.hostname}, {m.host.system} {m.host.kernel}, {m.host.cpus} x {m.host.cpu}",
             ),
             ("frames", f"{frames} (rows)" if frames else "none"),
+            *([("left out", missing)] if missing else []),
             ("lost", lost or "nothing"),
             ("status", f"{self.status}: {m.reason}" if m.reason else self.status),
         ]
+
+    def _missing(self) -> str:
+        """What collectors could not record of what they were asked for: the first two, and how many more."""
+        found = [
+            str(one)
+            for note in self.manifest.notes.values()
+            if isinstance(note, dict)
+            for key in ("left_out", "refused")
+            for one in note.get(key, ())
+        ]
+        more = f"; {len(found) - 2} more in manifest.notes" if len(found) > 2 else ""
+        return "; ".join(found[:2]) + more
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:

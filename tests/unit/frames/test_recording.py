@@ -97,6 +97,14 @@ def test_repr_names_the_essentials(tmp_path: Path) -> None:
         assert os.uname().release in text
     assert "&lt;r&gt;" in recording._repr_html_()
     assert "<r>" not in recording._repr_html_()
+    assert "left out" not in repr(recording)
+
+
+def test_repr_says_what_collectors_left_out(tmp_path: Path) -> None:
+    with RecordingWriter(tmp_path / "r") as writer:
+        writer.note(**{"probe uprobe:f*": {"left_out": ["f1: no", "f2: no"], "refused": ["f3: no"]}})
+        writer.note(ended_by="the target exited")
+    assert "left out    f1: no; f2: no; 1 more in manifest.notes" in repr(wb.load(tmp_path / "r"))
 
 
 def test_schema_of_a_recording_is_that_of_the_registry(tmp_path: Path) -> None:

@@ -109,16 +109,14 @@ def _functions(options: Options, places: list[Place], notes: list[str]) -> list[
                 place.symbol, signature, notes, strict=options.signature is not None
             )
         result = signature.result if signature is not None else None
-        if (
-            result is not None
-            and result.kind == "float"
-            and options.returns
-            and options.signature is not None
-        ):
-            raise MissingCapability(
-                f"the result of {place.symbol} is floating point, in a vector register that probes do not see",
-                "leave the result type away: column result is 0",
-            )
+        if result is not None and result.kind == "float" and options.returns:
+            why = "floating point, in a vector register that probes do not see"
+            if options.signature is not None:
+                raise MissingCapability(
+                    f"the result of {place.symbol} is {why}",
+                    "leave the result type away: column result is 0",
+                )
+            notes.append(f"{place.symbol}: result left out: it is {why}")
         start = "0x" not in place.symbol
         sites.append(
             Site(place, place.symbol, "", arguments=arguments, result=result, at_start=start)

@@ -128,8 +128,6 @@ def _losses(
                 max(int(hits.sum() - returns.sum()) - lost["lost_map_full"], 0),
             ),
         ]
-    if attachment.refused:
-        rows.append((frame, "places that the kernel refused to probe", len(attachment.refused)))
     sink.append(
         "losses",
         {
