@@ -468,3 +468,18 @@ def test_probes_of_one_recording_may_name_arguments_alike(folder, calls):
     }
     assert (rows.query("function == 'ten'")["arg_seven"] == -7).all()
     assert rows.query("function == 'negative'")["arg_seven_uint64"].tolist() == list(range(1, 21))
+
+
+def test_calls_before_the_probes_were_complete_are_no_losses(folder):
+    source = "__attribute__((noinline)) int step(int x) { __asm__ volatile(\"\"); return x + 1; }\n" \
+             "int main(void) { for (int x = 0;;) x = step(x); }"  # fmt: skip
+    program = compile_c(folder, "steps", source, "-O1")
+    with subprocess.Popen([program]) as process:
+        recorder = Recorder(
+            ["uprobe:step,return=yes,count=yes"], output=folder / "r", pid=process.pid, seconds=0.2
+        )
+        recording = recorder.run()
+        process.kill()
+    losses = recording.losses.set_index("cause")["lost"]
+    assert losses["return without entry: the call was under way at attach"] <= 1
+    assert recording.probe_counts["hits"].sum() > 100

@@ -83,6 +83,7 @@ class Attachment:
         for pid in pids:
             self.attach_one(pid)
         if len(self.refused) < len(self._sites):
+            self._forget_returns()
             return False
         if not self.multi or self._how == "multi":
             reasons = "; ".join(sorted(set(self.refused.values()))[:3])
@@ -97,7 +98,12 @@ class Attachment:
         self.loaded = self._load()
         for pid in pids:
             self.attach_one(pid)
+        self._forget_returns()
         return True
+
+    def _forget_returns(self) -> None:
+        """What returned before the entry probes were there too is not part of the recording, so it is no loss."""
+        self.loaded.globals["lost_no_entry"][()] = 0
 
     def attach_one(self, pid: int | None) -> None:
         """Attach all sites for one process.
