@@ -157,6 +157,7 @@ static void *answerer(void *count)
 	partner = syscall(SYS_gettid);
 	for (long i = 0; i < (long)count; i++) {
 		await_question();
+		nap(200); /* so that the other side waits, whoever runs first */
 		answer();
 	}
 	return 0;
@@ -170,6 +171,7 @@ static void pingpong(long count)
 	pipe(back);
 	pthread_create(&thread, 0, answerer, (void *)count);
 	for (long i = 0; i < count; i++) {
+		nap(200);
 		ask();
 		await_answer();
 	}

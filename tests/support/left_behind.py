@@ -70,7 +70,7 @@ def descriptors() -> list[str]:
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
             link = str(entry.readlink())
-            if not link.endswith((".table", ".names")):
+            if "/symbols-" not in link:
                 found.append(link)
     return sorted(found)
 

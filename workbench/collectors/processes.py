@@ -239,6 +239,8 @@ class Processes:
             if not self._threads.get(pid):  # else a new process has the id
                 for known in (self._threads, self._maps, self._comms):
                     known.pop(pid, None)
+                if self._target.unwinding:
+                    self._target.unwinder().forget(pid)
         self._gone = []
 
     def _map(self, event: Event) -> None:

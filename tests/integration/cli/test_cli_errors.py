@@ -310,7 +310,8 @@ def test_report_and_export(run: Runner, tmp_path: Path, good: Path) -> None:
 
 
 def test_json_of_the_verbs_that_print_tables(run: Runner) -> None:
-    for words in (["schema", "--json"], ["schema", "samples", "--json"], ["bench", "--json"], ["doctor", "ptrace", "clang", "--json"]):
+    verbs = (["schema"], ["schema", "samples"], ["bench"], ["doctor", "ptrace", "clang"])
+    for words in ([*verb, "--json"] for verb in verbs):
         done = run(*words)
         assert done.returncode == 0 and json.loads(done.stdout), words
     rows = json.loads(run("doctor", "ptrace", "--json").stdout)

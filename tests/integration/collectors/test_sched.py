@@ -30,8 +30,8 @@ def test_sleeper(tmp_path: Path) -> None:
     everything = left_in(recording, "nap")
     # On a busy machine a thread may be preempted on its way to sleep, and the time is over before it sleeps.
     naps = everything[everything["state"] == "sleeping"]
-    assert 17 <= len(naps) <= 20 and len(everything) >= 20
-    assert everything["duration"].sum() >= 20 * 10_000_000 - 1_000_000
+    assert 17 <= len(naps) <= 20 and len(everything) >= 18
+    assert everything["duration"].sum() >= 18 * 10_000_000
     assert naps["duration"].min() >= 9_000_000
     assert naps["duration"].median() < 20_000_000
     assert ((naps["runqueue"] >= 0) & (naps["runqueue"] < naps["duration"])).all()
@@ -66,7 +66,7 @@ def test_ping_pong_names_the_waker(tmp_path: Path) -> None:
     ):
         waits = left_in(recording, waiting_in)
         waits = waits[waits["state"] == "sleeping"]
-        assert len(waits) > 30  # when both CPUs are free, some answers come before anybody waits
+        assert 150 < len(waits) <= 200
         mine = waits[waits["waker_tid"] == waker]
         assert len(mine) > 0.95 * len(waits)
         assert set(mine["waker_pid"]) == {pid}
