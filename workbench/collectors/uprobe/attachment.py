@@ -213,8 +213,12 @@ class Attachment:
 
     def detach(self) -> None:
         """Close all links; entries first, so that no entry waits for a return that is not probed any more."""
-        for pid in list(self._links):
-            self.release(pid)
+        if self._links:
+            unmatched = self.loaded.globals["lost_no_entry"]
+            before = int(unmatched[()])
+            for pid in list(self._links):
+                self.release(pid)
+            unmatched[()] = before  # calls that began when the entry probes were gone are no losses
         self.loaded.detach()
 
     def close(self) -> None:
