@@ -6,6 +6,7 @@ Only sections of frames that the recording holds appear. Every number in the JSO
 from __future__ import annotations
 
 import html
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,7 @@ NUMBERS = (
     "_percent",
     "_bytes",
     "count",
+    "rows",
     "errors",
     "hits",
     "samples",
@@ -133,7 +135,7 @@ def _numeric(key: str) -> bool:
 
 def _html_cell(tag: str, key: str, text: str) -> str:
     side = "right" if _numeric(key) else "left"
-    return f"<{tag} style='text-align:{side}'>{html.escape(text)}</{tag}>"
+    return f"<{tag} style='text-align:{side};padding:0 0.6em'>{html.escape(text)}</{tag}>"
 
 
 def _label(key: str) -> str:
@@ -199,9 +201,23 @@ def _header(recording: RecordingView) -> dict[str, Any]:
         "status": getattr(recording, "status", None) or manifest_value(recording, "status"),
         "reason": manifest_value(recording, "reason") or None,
     }
+    facts["never_hit"] = _never_hit(recording) or None
     facts["lost_events"] = {frame: lost for frame, lost in losses.items() if lost}
     facts["overhead_ns"] = _overhead(recording)
     return {key: value for key, value in facts.items() if value is not None}
+
+
+def _never_hit(recording: RecordingView) -> list[str]:
+    """Probes and watchpoints that were attached and saw nothing: in no frame, so no table shows them."""
+    seen = {
+        text
+        for name, column in (("probe_counts", "probe"), ("calls", "probe"), ("watches", "watch"))
+        if (table := optional_frame(recording, name)) is not None
+        for text in table[column].astype(str).unique()
+    }
+    asked = [str(name) for name in manifest_value(recording, "notes", default={})]
+    asked = [one.removeprefix("probe ") for one in asked if re.match("probe |r?watch:", one)]
+    return [one for one in asked if one not in seen]
 
 
 def _overhead(recording: RecordingView) -> dict[str, float]:

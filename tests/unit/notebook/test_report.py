@@ -117,7 +117,7 @@ def test_html_escapes_names(recording: FrameSet) -> None:
     assert HOSTILE not in markup
     assert "&lt;/script&gt;" in markup
     assert "<script" not in markup
-    assert "<td style='text-align:right'>674</td>" in markup
+    assert "<td style='text-align:right;padding:0 0.6em'>674</td>" in markup
 
 
 def test_interrupted_recording_says_so() -> None:
@@ -126,3 +126,12 @@ def test_interrupted_recording_says_so() -> None:
     text = str(report(base))
     assert "interrupted" in text
     assert "the recorder was killed" in text
+
+
+def test_what_was_attached_and_never_hit_is_named(recording: FrameSet) -> None:
+    calls = recording.frame("calls")
+    seen = str(calls["probe"].iloc[0])
+    notes = {f"probe {seen}": {}, "probe uprobe:libc:malloc": {}, "watch:table[3]": {}, "sampling": {}}
+    one = report(FrameSet("r", {"calls": calls}, Manifest(notes=notes)))
+    assert one.header["never_hit"] == ["uprobe:libc:malloc", "watch:table[3]"]
+    assert "never hit" not in str(report(recording))
