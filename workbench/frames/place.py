@@ -130,9 +130,15 @@ def _vacant(path: Path) -> bool:
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Raise BadSpec when a recording cannot become `path`."""
-    if _vacant(path):
-        return
+    """Raise BadSpec when a recording cannot become `path`, NotPermitted where not even that can be seen."""
+    try:
+        if _vacant(path):
+            return
+    except OSError as error:
+        raise NotPermitted(
+            f"no recording can be made at {path}: {error.strerror}",
+            "choose a folder that you may write to",
+        ) from error
     if not overwrite:
         raise BadSpec(
             f"{path} exists already", "choose another output, or say overwrite (--overwrite)"

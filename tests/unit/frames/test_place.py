@@ -100,3 +100,8 @@ def test_names_that_cannot_be(tmp_path: Path) -> None:
         for name in ("../x", "a/b", ".hidden", ""):
             with pytest.raises(BadSpec, match="name of an attached file"):
                 writer.attach_file(name, b"")
+
+
+def test_a_place_that_cannot_even_be_looked_at_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotPermitted, match="no recording can be made .* too long"):
+        RecordingWriter(tmp_path / ("x" * 300))
