@@ -107,3 +107,8 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGPIPE)
         return 141
+    except OSError as error:  # a file or folder that nobody expected to fail; it names it
+        if debug:
+            raise
+        print(f"workbench: {error}", file=sys.stderr)
+        return 1

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.errors import DamagedRecording, MissingFrame
+from workbench.errors import DamagedRecording, MissingFrame, NotPermitted
 from workbench.frames import finalize, place
 from workbench.frames.columns import arrow_schema
 from workbench.frames.manifest import Manifest
@@ -293,16 +293,24 @@ def load(path: str | Path, *, verify: bool = True) -> Recording:
         Not a recording, or damaged; the message names the file.
     NewerRecording
         Written by a newer workbench.
+    NotPermitted
+        The place may not be looked at.
     """
     folder = Path(path)
-    if not folder.is_dir():
-        partial = place.partial_of(folder) if folder.name else folder
-        if not partial.is_dir():
-            raise DamagedRecording(
-                f"there is no recording at {folder}",
-                "give the folder that `workbench record -o` wrote",
-            )
-        folder = partial
+    try:
+        if not folder.is_dir():
+            partial = place.partial_of(folder) if folder.name else folder
+            if not partial.is_dir():
+                raise DamagedRecording(
+                    f"there is no recording at {folder}",
+                    "give the folder that `workbench record -o` wrote",
+                )
+            folder = partial
+    except OSError as error:
+        raise NotPermitted(
+            f"{folder} cannot be opened: {error.strerror}",
+            "run as its owner, or copy the recording to where you may read it",
+        ) from error
     manifest = Manifest.read(folder, verify=verify)
     status: str = manifest.status
     if status == "recording" and not place.is_live(folder):

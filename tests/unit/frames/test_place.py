@@ -103,5 +103,7 @@ def test_names_that_cannot_be(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_even_be_looked_at_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NotPermitted, match="no recording can be made .* too long"):
+    with pytest.raises(NotPermitted, match=r"no recording can be made .* too long"):
         RecordingWriter(tmp_path / ("x" * 300))
+    with pytest.raises(NotPermitted, match="cannot be opened: File name too long"):
+        wb.load(tmp_path / ("x" * 300))
