@@ -33,13 +33,17 @@ class _Ended(KeyboardInterrupt):
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     add_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the result as JSON; what a command prints goes to standard error then",
+    )
     parser.epilog = "example: workbench record -c cpu:999 -c uprobe:libc:malloc -o out -- sqlite3 my.db"
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Record until the target exits, the time is over or Ctrl-C; the exit status of a command is handed on."""
-    recorder = Recorder(**keywords(arguments))
+    recorder = Recorder(**keywords(arguments), stdout=2 if arguments.json else None)
     # Without a time or a command, Ctrl-C is how a recording is meant to end.
     planned = arguments.seconds is not None or bool(arguments.command)
     with _signals(recorder, planned) as caught:
@@ -61,7 +65,8 @@ def execute(arguments: argparse.Namespace) -> int:
     _print(recording, arguments.json, place)
     status = recorder.exit_status
     if status and recording.manifest.notes.get("ended_by") == "the target exited":
-        print(f"workbench: the command ended with status {status}", file=sys.stderr)
+        how = f"ended with status {status}" if status > 0 else f"was killed by signal {-status}"
+        print(f"workbench: the command {how}", file=sys.stderr)
         return status if status > 0 else 128 - status
     return 128 + caught[0] if caught and planned else 0
 

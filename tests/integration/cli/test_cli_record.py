@@ -47,7 +47,7 @@ def test_streams_and_status_of_the_command_are_its_own(tmp_path: Path) -> None:
 
 def test_command_that_dies_of_a_signal(tmp_path: Path) -> None:
     done = workbench("record", "-c", "cpu", "-o", tmp_path / "r", "--", "sh", "-c", "kill -9 $$")
-    assert done.returncode == 128 + 9
+    assert done.returncode == 128 + 9 and "the command was killed by signal 9\n" in done.stderr
     assert wb.load(tmp_path / "r").manifest.notes["exit_status"] == -9
 
 
@@ -77,6 +77,11 @@ def test_options_of_the_command_are_left_alone(tmp_path: Path) -> None:
     words = ["-c", "x", "--json", "--", "-o", "--debug"]
     done = workbench("record", "-c", "cpu", "-o", tmp_path / "r", "--", "echo", *words)
     assert done.stdout == " ".join(words) + "\n"
+
+
+def test_json_is_alone_on_standard_output(tmp_path: Path) -> None:
+    done = workbench("record", "-c", "cpu", "-o", tmp_path / "r", "--json", "--", "echo", "hello")
+    assert json.loads(done.stdout)["exit_status"] == 0 and done.stderr == "hello\n"
 
 
 def test_json_of_a_process(tmp_path: Path) -> None:

@@ -288,6 +288,7 @@ def test_children_exactly_by_scope_and_late_by_attach_process(folder):
         child = int(process.stdout.readline())
         collector.attach(Target(process.pid, pids={process.pid}), sink)
         collector.attach_process(child)
+        assert "first calls of 1 children" in collector.notes()["probe uprobe:work"]["left_out"][0]
         process.communicate("x", timeout=20)
     collector.detach()
     collector.drain()

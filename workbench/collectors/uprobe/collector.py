@@ -199,10 +199,15 @@ class UprobeCollector:
             self._multi, refused = self._attachment.multi, self._attachment.refused
             self._refused = refused
         names = {i: plan.sites[i].function for i in refused} if plan else {}
+        left_out = plan.notes[:100] if plan else []
+        if self._late:
+            left_out.append(
+                f"first calls of {self._late} children, probed once they ran (children=exact has them too)"
+            )
         notes: dict[str, Any] = {
             "sites": len(plan.sites) if plan else 0,
             "attach": "multi" if self._multi else "events",
-            "left_out": plan.notes[:100] if plan else [],
+            "left_out": left_out,
             "refused": [f"{names[i]}: {why}" for i, why in refused.items()][:100],
             "children": self.options.children,
             "children_attached_late": self._late,
