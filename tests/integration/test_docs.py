@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import workbench
+from workbench.collectors import registry
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "python.md").read_text()
@@ -37,6 +38,14 @@ def test_looking_at_a_recording(
     assert "futex" in capsys.readouterr().out
     assert (tmp_path / "faults.pdf").read_bytes()[:5] == b"%PDF-"
     assert names["waits"]["count"].sum() > 100
+
+
+def test_every_option_of_a_collector_is_described() -> None:
+    pages = [(ROOT / "docs" / name).read_text() for name in ("collectors.md", "gpu.md")]
+    for name, _, usage in registry.summary():
+        assert f"`{name}" in pages[0]
+        for option in re.findall(r"\[,(\w+)=", usage):
+            assert any(f"| `{option}=" in page for page in pages), (name, option)
 
 
 @pytest.mark.needs("raw tracepoint", "clang", "libbpf", "LOOKUP_BATCH")
