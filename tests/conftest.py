@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import defaultdict
 
 import pytest
@@ -13,6 +14,10 @@ MISSING = pytest.StashKey[dict[str, set[str]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A job in the background of a shell, or under nohup, ignores these, and so would every program the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     config.addinivalue_line(
         "markers",
         "needs(*capabilities): rows of `workbench doctor` without which the test cannot run here",
