@@ -89,6 +89,8 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point of the command line; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words[:1]
+    if sys.stdout.errors == "strict":  # names of files and of threads need not be text
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         arguments = _arguments(words)
         status: int = import_module(f"workbench.cli.{arguments.verb}").execute(arguments)

@@ -53,7 +53,7 @@ def execute(arguments: argparse.Namespace) -> int:
             written[name] = path
     if arguments.html:
         text = _page(recording, made)
-        _write(Path(arguments.html), lambda target: target.write_text(text, encoding="utf-8"))
+        _write(Path(arguments.html), lambda target: target.write_text(text, "utf-8", "replace"))
         written["html"] = arguments.html
     if arguments.json:
         print(json.dumps(made.to_json() | {"written": written}))

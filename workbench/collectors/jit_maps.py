@@ -50,7 +50,7 @@ def perf_maps(pids: Iterable[int], since: float) -> Iterator[tuple[int, bytes]]:
 def _began(pid: int) -> float | None:
     """When a living process began, in seconds of the wall clock."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()
     except (OSError, IndexError):
         return None
     uptime = int(fields[19]) / os.sysconf("SC_CLK_TCK")

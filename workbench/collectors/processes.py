@@ -121,7 +121,7 @@ class Processes:
         for tid in tids:
             comm = ""
             with contextlib.suppress(OSError):
-                comm = Path(f"/proc/{pid}/task/{tid}/comm").read_text().rstrip("\n")
+                comm = Path(f"/proc/{pid}/task/{tid}/comm").read_text(errors="replace").rstrip("\n")
             if tid in (pid, tids[0]):
                 self._comms[pid] = comm
             rows.append((now, pid, tid, -1, "present", comm))

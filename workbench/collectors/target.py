@@ -82,7 +82,7 @@ def attach_target(pid: int, *, follow: bool = True) -> Target:
     if pid <= 0:
         raise BadSpec(f"{pid} is not a process id", "list processes with `ps -e`")
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         raise TargetGone(f"there is no process {pid}", "list processes with `ps -e`") from None
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
@@ -124,7 +124,7 @@ def descendants(pids: set[int]) -> set[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError, ValueError, IndexError):
-                status = (entry / "stat").read_text().rsplit(")", 1)[1]
+                status = (entry / "stat").read_text(errors="replace").rsplit(")", 1)[1]
                 parents[int(entry.name)] = int(status.split()[1])
     found = set(pids)
     while grown := {child for child, parent in parents.items() if parent in found} - found:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from workbench.frames.schema import Column
 
-__all__ = ("BLOCK_ROWS", "Block", "arrow_schema", "arrow_type", "check_columns")
+__all__ = ("BLOCK_ROWS", "Block", "arrow_schema", "arrow_type", "check_columns", "clean")
 
 BLOCK_ROWS = 32768
 NAMES_KEPT = 4096
@@ -38,7 +38,8 @@ def arrow_schema(columns: Iterable[Column]) -> pa.Schema:
     return pa.schema([(column.name, arrow_type(column)) for column in columns])
 
 
-def _clean(name: object) -> str:
+def clean(name: object) -> str:
+    """`name` as UTF-8 can hold it: bytes of file names that are none become U+FFFD."""
     if not isinstance(name, str):
         raise TypeError(f"{type(name).__name__} {name!r} is no str")
     try:
@@ -59,7 +60,7 @@ class _Names:
         known = self.codes.get(name)  # type: ignore[call-overload]
         if known is not None:
             return int(known)
-        return self.codes.setdefault(_clean(name), len(self.codes))
+        return self.codes.setdefault(clean(name), len(self.codes))
 
     def several(self, names: Iterable[object]) -> NDArray[np.int32]:
         return np.fromiter(map(self.code, names), np.int32)

@@ -245,7 +245,7 @@ class UnwindTables:
         if elf.machine not in (X86_64, AARCH64):
             return None
         build_id = elf.build_id()
-        name = build_id or "file-" + hashlib.sha256(identity.encode()).hexdigest()[:32]
+        name = build_id or "file-" + hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:32]
         path = self.folder / f"{name}-{elf.size:x}-v{VERSION}.npy"
         rows = _load(path) if keep else None
         if rows is None:

@@ -66,7 +66,7 @@ class _Probed:
 
 
 def _mapped_address(path: str, permissions: str) -> int:
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
         fields = line.split(maxsplit=5)
         if fields[-1] == path and fields[1] == permissions:
             return int(fields[0].partition("-")[0], 16)

@@ -142,7 +142,7 @@ def _symbolizer(stack: ExitStack) -> str:
         raise Absent("no program llvm-symbolizer on PATH")
     libc = ctypes.CDLL(None)
     address = ctypes.cast(libc.getppid, ctypes.c_void_p).value or 0
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
         fields = line.split(maxsplit=5)
         low, high = (int(one, 16) for one in fields[0].split("-"))
         if low <= address < high:

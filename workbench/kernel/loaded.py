@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
+import os
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +199,7 @@ class Loaded:
             if semaphores is None
             else np.ascontiguousarray(semaphores, np.uint64)
         )
-        name = ctypes.create_string_buffer(path.encode())
+        name = ctypes.create_string_buffer(os.fsencode(path))
         attr = struct.pack(
             "<IIIIQQQQIII", one.fd, 0, _UPROBE_MULTI, 0, ctypes.addressof(name), where.ctypes.data,
             marks.ctypes.data if len(marks) else 0, tags.ctypes.data if len(tags) else 0, len(where),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,6 +78,24 @@ def test_options_of_the_command_are_left_alone(tmp_path: Path) -> None:
     words = ["-c", "x", "--json", "--", "-o", "--debug"]
     done = workbench("record", "-c", "cpu", "-o", tmp_path / "r", "--", "echo", *words)
     assert done.stdout == " ".join(words) + "\n"
+
+
+@pytest.mark.needs("uprobe")
+def test_names_need_not_be_text(tmp_path: Path) -> None:
+    program = shutil.copy(known(), os.fsdecode(os.fsencode(tmp_path) + b"/a\xffb"))
+    environment = dict(os.environ, PYTHONIOENCODING="utf-8:strict")
+    collect = [word for one in ("cpu:999", "sched", "pages", "uprobe:main") for word in ("-c", one)]
+    done = workbench(
+        "record", *collect, "-o", tmp_path / "r", "--", program, "burn", "0.1", env=environment
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    recording = wb.load(tmp_path / "r")
+    assert recording.calls["comm"].tolist() == ["a\ufffdb"]
+    assert set(recording.samples["comm"]) == {"a\ufffdb"}
+    page = tmp_path / "page.html"
+    reported = workbench("report", tmp_path / "r", "--html", page, env=environment)
+    assert reported.returncode == 0, reported.stderr
+    assert "a\ufffdb" in page.read_text()
 
 
 def test_json_is_alone_on_standard_output(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from workbench.collectors.uprobe.abi import STRING
 from workbench.errors import BadSpec
+from workbench.frames.columns import clean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +68,7 @@ class Dictionary:
     """A text column whose values are known beforehand: rows hold only their number."""
 
     def __init__(self, values: Sequence[str]) -> None:
+        values = [clean(value) for value in values]
         unique = list(dict.fromkeys(values))
         number = {value: i for i, value in enumerate(unique)}
         self._values = unique

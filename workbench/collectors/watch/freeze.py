@@ -38,7 +38,7 @@ def threads(pid: int) -> list[int]:
 def thread_count(pid: int) -> int:
     """Number of threads as the kernel counts them, 0 when the process is gone or only waits to be reaped."""
     with contextlib.suppress(OSError, IndexError, ValueError):
-        words = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        words = Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()
         count = int(words[17])
         return 0 if words[0] in "ZX" and count == 1 else count
     return 0
@@ -64,7 +64,7 @@ def _ptrace(request: int, tid: int, data: int = 0) -> int:
 
 def _traced_by_us(tid: int) -> bool:
     with contextlib.suppress(OSError, IndexError, ValueError):
-        status = Path(f"/proc/{tid}/status").read_text()
+        status = Path(f"/proc/{tid}/status").read_text(errors="replace")
         return int(status.split("TracerPid:")[1].split()[0]) == os.getpid()
     return False
 

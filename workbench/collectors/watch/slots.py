@@ -118,10 +118,10 @@ def holders(pid: int) -> list[str]:
     """Who is known to hold slots of a process: watches of this process, and a debugger that traces it."""
     known = [f"watch {label!r} of this recorder" for label in _held.get(pid, ())]
     with contextlib.suppress(OSError, ValueError, IndexError):
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
         tracer = int(status.split("TracerPid:")[1].split()[0])
         if tracer and tracer != os.getpid():
-            name = Path(f"/proc/{tracer}/comm").read_text().strip()
+            name = Path(f"/proc/{tracer}/comm").read_text(errors="replace").strip()
             known.append(f"perhaps {name} (pid {tracer}), which traces the process")
     return known
 

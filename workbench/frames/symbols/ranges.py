@@ -86,7 +86,7 @@ def find_perf_map(pid: int) -> bytes:
     """
     inner = pid
     try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
             if line.startswith("NSpid:"):
                 inner = int(line.split()[-1])
     except (OSError, ValueError):

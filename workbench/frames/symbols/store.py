@@ -300,7 +300,7 @@ def _consistent(columns: dict[str, NDArray[np.generic]], pool_size: int) -> bool
 
 def _file_key(status: os.stat_result) -> str:
     text = f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
-    return hashlib.sha256(text.encode()).hexdigest()[:40]
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:40]
 
 
 @cache

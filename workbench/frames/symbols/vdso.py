@@ -16,7 +16,7 @@ _MAX = 1 << 20
 def vdso_image() -> bytes:
     """The vdso of this process as ELF bytes; empty where there is none or it cannot be read."""
     try:
-        for line in Path("/proc/self/maps").read_text().splitlines():
+        for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
             if line.endswith("[vdso]"):
                 start, end = (int(part, 16) for part in line.split()[0].split("-"))
                 with Path("/proc/self/mem").open("rb", buffering=0) as memory:
