@@ -239,7 +239,8 @@ class Modules:
         stems = {re.split(r"\.so(?:\.|$)", m.path.rsplit("/", 1)[-1])[0] for m in self}
         stems |= {key.split(".so", 1)[0] for key in cached_libraries(self.root)}
         near = difflib.get_close_matches(name.rsplit("/", 1)[-1], stems, 5, 0.5)
-        shown = f"nearest: {', '.join(near)}" if near else "give its path"
+        shown = f"nearest: {', '.join(near)}; " if near else ""
+        shown += "a library that is loaded later is found by its path"
         whose = f"process {self.pid}" if self.pid else "this machine"
         raise UnknownSymbol(f"{whose} has no program or library {name!r}", shown)
 
