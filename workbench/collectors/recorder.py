@@ -1,7 +1,8 @@
 """The recorder: the life of one recording, from attach to the renamed folder.
 
 Attaching happens in the thread that calls `start`; draining happens in a thread of its own, so a notebook stays
-usable and Stop works while a cell runs. Whatever ends the recording (the target's exit, `seconds`, `stop`, an
+usable and Stop works while a cell runs. A process that records itself attaches in that thread too, which is left out
+of what is recorded. Whatever ends the recording (the target's exit, `seconds`, `stop`, an
 exception in a collector, a full disk, the end of this process), the order is the same: detach every probe, drain once
 more, finish.
 """
@@ -21,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from workbench.collectors import registry, together
 from workbench.collectors.base import Collector, Target
+from workbench.collectors.errands import Errands
 from workbench.collectors.jit_maps import perf_maps
 from workbench.collectors.limits import borrow_limit, return_limit
 from workbench.collectors.processes import Processes
@@ -136,7 +138,7 @@ class Recorder:
         self._lock = threading.Lock()
         self._stopping = False
         self._waiting: Waiting | None = None
-        self._attached = threading.Event()
+        self._errands = Errands()
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
         self.temporary: Path | None = None
@@ -163,17 +165,10 @@ class Recorder:
             thread_id = self._start_thread()
             target = self._resolve()
             target.left_out = thread_id
-            self._writer = writer = self._make_writer(target)
-            wants_data = any(getattr(one, "data_mappings", False) for one in self.collectors)
-            self._processes = Processes(target, writer, data=wants_data)
-            self._processes.start()
-            writer.flush()  # loads all that writing needs, before any event waits for it
-            writer.begin()
-            for one in self.collectors:
-                one.attach(target, writer)  # one that fails undoes itself
-                attached.append(one)
-            self._note()
-            self._prepare_unwinder(target)
+            if target.pid == os.getpid():  # what attaching does is no part of the recording
+                self._errands.do(lambda: self._attach(target, attached))
+            else:
+                self._attach(target, attached)
             self._check_alive(target)
             self._begin = time.monotonic()
             with self._lock:
@@ -184,11 +179,24 @@ class Recorder:
             self._undo(attached)
             raise
         _running.add(self)
-        self._attached.set()
+        self._errands.close()
         return self
 
+    def _attach(self, target: Target, attached: list[Collector]) -> None:
+        self._writer = writer = self._make_writer(target)
+        wants_data = any(getattr(one, "data_mappings", False) for one in self.collectors)
+        self._processes = Processes(target, writer, data=wants_data)
+        self._processes.start()
+        writer.flush()  # loads all that writing needs, before any event waits for it
+        writer.begin()
+        for one in self.collectors:
+            one.attach(target, writer)  # one that fails undoes itself
+            attached.append(one)
+        self._note()
+        self._prepare_unwinder(target)
+
     def _start_thread(self) -> int:
-        """Start the thread that drains, which waits for `_attached`; its thread id."""
+        """Start the thread that drains, once its jobs before that are done; its thread id."""
         with self._lock:
             self._waiting = Waiting()
             if self._stopping:
@@ -198,7 +206,7 @@ class Recorder:
         def run() -> None:
             ctypes.CDLL(None).prctl(_PR_SET_NAME, THREAD_NAME.encode())
             named.set()
-            self._attached.wait()
+            self._errands.run()
             if self._phase == "recording":
                 self._run()
 
@@ -278,7 +286,7 @@ class Recorder:
         if self._command_process is not None:
             self._command_process.kill()
         self._end_life()
-        self._attached.set()
+        self._errands.close()
         if self._thread is not None:
             self._thread.join()
 

@@ -42,7 +42,7 @@ def compiler() -> str:
 
 def sources() -> list[Path]:
     """C files of the core (those of agents, which are libraries of their own, live in subfolders)."""
-    return sorted(HERE.glob("*.c"))
+    return sorted([*HERE.glob("*.c"), *HERE.glob("runtime/*.c")])
 
 
 def agent(name: str) -> Path:
@@ -52,7 +52,7 @@ def agent(name: str) -> Path:
 
 def build(output: Path = CORE, extra: tuple[str, ...] = (), *, force: bool = False) -> bool:
     """Compile the core to `output` and, with it, the agents; returns False when all was up to date."""
-    headers = [*HERE.glob("*.h"), *HERE.glob("agents/*.h")]
+    headers = [*HERE.glob("*.h"), *HERE.glob("agents/*.h"), *HERE.glob("runtime/*.h")]
     made = _compile(output, sources(), headers, extra, force)
     if output == CORE:
         for source in sorted(HERE.glob("agents/*.c")):

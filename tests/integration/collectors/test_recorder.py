@@ -388,3 +388,17 @@ def test_fork_storm_does_not_hold_up_the_end(tmp_path: Path) -> None:
     assert life[life["event"] == "exit"]["pid"].nunique() == 3001
     assert recording.lost == {}
     assert int(recording.syscalls.query("syscall == 'vfork'")["count"].sum()) == 3000
+
+
+def test_a_process_that_records_itself_does_not_record_its_own_attaching(tmp_path: Path) -> None:
+    with Recorder(["cpu:4999", "syscalls"], output=tmp_path / "r", pid=os.getpid()) as recorder:
+        began = time.monotonic_ns()
+        end = time.process_time() + 0.2
+        while time.process_time() < end:
+            os.getppid()
+    recording = recorder.recording
+    samples = recording.samples
+    assert len(samples) > 300 and (samples["time"] < began).mean() < 0.05
+    counts = recording.syscalls.groupby("syscall", observed=True)["count"].sum()
+    assert counts["getppid"] > 1000
+    assert counts.sum() - counts["getppid"] - counts.get("clock_gettime", 0) < 100
