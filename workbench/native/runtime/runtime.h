@@ -37,7 +37,8 @@ struct wb_participant {
     uint32_t lock;      /* futex word of a robust mutex: FUTEX_OWNER_DIED set = the thread is dead (space.c) */
     uint32_t pid, tid;  /* for people who look; liveness is `lock` */
     uint32_t cpu;       /* slot of per-CPU maps leased by this thread, + 1; 0 = none */
-    uint8_t rest[WB_LINE - 24];
+    uint32_t generation; /* counts the threads that had this number: (number, generation) is one thread for ever */
+    uint8_t rest[WB_LINE - 28];
 };
 
 /* First bytes of every map's segment. `data` of the type follows at `offset`. */
