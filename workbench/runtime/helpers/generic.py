@@ -1,4 +1,4 @@
-"""Prototypes of the helpers for maps, strings, time, rings, dynptrs, timers, locks (kernel/bpf/helpers.c, ringbuf.c)."""
+"""Prototypes of the helpers for maps, strings, time, rings, dynptrs, timers and locks (kernel/bpf/helpers.c)."""
 
 from __future__ import annotations
 
