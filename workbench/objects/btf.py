@@ -5,8 +5,10 @@ Format: kernel Documentation/bpf/btf.rst. Only what layouts need is decoded; kin
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +18,20 @@ from workbench.errors import WorkbenchError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ("BadBtf", "Btf", "Member", "Type")
+__all__ = ("BadBtf", "Btf", "Member", "Type", "essential_name")
 
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC = range(1, 13)
 FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(13, 20)
 _MODIFIERS = (TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG)
+
+
+_FLAVOUR = re.compile(r"(.*[^_])___[^_]", re.DOTALL)
+
+
+def essential_name(name: str) -> str:
+    """`name` without its flavour, by which CO-RE compares: `task_struct___old` -> `task_struct`."""
+    found = _FLAVOUR.match(name) if "___" in name else None
+    return found[1] if found else name
 
 
 class BadBtf(WorkbenchError):
@@ -41,7 +52,11 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """One BTF type. `size` is the byte size for sized kinds, `target` the referred type for the others."""
+    """One BTF type. `size` is the byte size for sized kinds, `target` the referred type for the others.
+
+    `count` is the length of an array, the linkage of a function or variable (0 static, 1 global, 2 extern), the
+    offset in bits of an old bit-field integer, and 1 for the forward declaration of a union.
+    """
 
     id: int
     kind: int
@@ -96,7 +111,9 @@ class Btf:
         if kind == INT:
             (bits,) = struct.unpack_from("<I", types, at)
             at += 4
-            made = Type(number, kind, name, size=size, signed=bool(bits >> 24 & 1))
+            made = Type(
+                number, kind, name, size=size, signed=bool(bits >> 24 & 1), count=bits >> 16 & 0xFF
+            )
         elif kind == ARRAY:
             element, _index, length = struct.unpack_from("<3I", types, at)
             at += 12
@@ -136,8 +153,9 @@ class Btf:
             at += 8 * count
             made = Type(number, kind, name, target=size, members=arguments)
         elif kind == VAR:
+            (linkage,) = struct.unpack_from("<I", types, at)
             at += 4
-            made = Type(number, kind, name, target=size)
+            made = Type(number, kind, name, target=size, count=linkage)
         elif kind == DATASEC:
             variables = tuple(
                 Member("", t, offset * 8, length * 8)
@@ -152,7 +170,11 @@ class Btf:
             made = Type(number, kind, name, target=size)
         elif kind == FLOAT:
             made = Type(number, kind, name, size=size)
-        elif kind in (PTR, FWD, FUNC, *_MODIFIERS):
+        elif kind == FUNC:
+            made = Type(number, kind, name, target=size, count=count)
+        elif kind == FWD:
+            made = Type(number, kind, name, count=int(flag))
+        elif kind in (PTR, *_MODIFIERS):
             made = Type(number, kind, name, target=size)
         else:
             raise ValueError(f"type {number} has unknown kind {kind}")
@@ -171,6 +193,15 @@ class Btf:
         """First type of that kind and name."""
         number = self._by_name.get((kind, name))
         return None if number is None else self.types[number]
+
+    @cached_property
+    def by_essential_name(self) -> dict[str, list[int]]:
+        """Named types by their name without flavour (`task_struct___old` counts as `task_struct`)."""
+        found: dict[str, list[int]] = {}
+        for one in self.types:
+            if one.name:
+                found.setdefault(essential_name(one.name), []).append(one.id)
+        return found
 
     def resolve(self, number: int) -> Type:
         """Follow typedefs and qualifiers.
@@ -210,7 +241,11 @@ class Btf:
         """
         try:
             return np.dtype(self._dtype(number, 0))
-        except (ValueError, OverflowError, TypeError) as error:  # sizes and offsets that no memory could hold
+        except (
+            ValueError,
+            OverflowError,
+            TypeError,
+        ) as error:  # sizes and offsets that no memory could hold
             raise BadBtf(f"type {number} has no layout: {error}") from error
 
     def _dtype(self, number: int, depth: int) -> np.dtype[Any]:

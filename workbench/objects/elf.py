@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from workbench.errors import WorkbenchError
 
-__all__ = ("BadElf", "Section", "SectionFile", "Symbol")
+__all__ = ("BadElf", "Relocation", "Section", "SectionFile", "Symbol")
 
 EM_BPF = 247
-SHT_SYMTAB, SHT_NOBITS = 2, 8
+SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 2, 4, 8, 9
 _LARGEST = 1 << 28
 
 
@@ -44,6 +44,16 @@ class Symbol:
     section: int
     value: int
     size: int
+    visibility: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Relocation:
+    """One entry of a relocation section: byte offset in the section it changes, symbol and R_BPF_* number."""
+
+    offset: int
+    symbol: Symbol
+    type: int
 
 
 class SectionFile:
@@ -60,7 +70,9 @@ class SectionFile:
         if len(data) > _LARGEST:
             raise BadElf(f"{name} has {len(data)} bytes: too large for a BPF object")
         if data[:6] != b"\x7fELF\x02\x01":
-            raise BadElf(f"{name} is not a 64-bit little-endian ELF file")
+            raise BadElf(
+                f"{name} is not a 64-bit little-endian ELF file{_found(data)}", _remedy(data)
+            )
         try:
             self._parse(data)
         except (struct.error, IndexError, OverflowError) as error:
@@ -92,12 +104,40 @@ class SectionFile:
                 continue
             text = self.sections[section.link].data
             for at in range(0, len(section.data) - 23, 24):
-                name, info, _other, index, value, size = struct.unpack_from(
+                name, info, other, index, value, size = struct.unpack_from(
                     "<IBBHQQ", section.data, at
                 )
                 self.symbols.append(
-                    Symbol(_text(text, name), info & 15, info >> 4, index, value, size)
+                    Symbol(_text(text, name), info & 15, info >> 4, index, value, size, other & 3)
                 )
+
+    def relocations(self, section: Section) -> list[Relocation]:
+        """Relocations of `section`, by ascending offset.
+
+        Raises
+        ------
+        BadElf
+            Damaged, or with explicit addends (RELA), which no BPF compiler emits.
+        """
+        found = []
+        for table in self.sections:
+            if table.type not in (SHT_REL, SHT_RELA) or table.info != section.index:
+                continue
+            if table.type == SHT_RELA:
+                raise BadElf(f"{self.name}: section {table.name} has explicit addends (RELA)")
+            if len(table.data) % 16:
+                raise BadElf(f"{self.name}: section {table.name} has {len(table.data)} bytes")
+            for offset, info in struct.iter_unpack("<QQ", table.data):
+                if info >> 32 >= len(self.symbols):
+                    raise BadElf(
+                        f"{self.name}: {table.name} names symbol {info >> 32}: there is none"
+                    )
+                if offset >= section.size:
+                    raise BadElf(
+                        f"{self.name}: {table.name} reaches past the end of {section.name}"
+                    )
+                found.append(Relocation(offset, self.symbols[info >> 32], info & 0xFFFFFFFF))
+        return sorted(found, key=lambda one: one.offset)
 
     def section(self, name: str) -> Section | None:
         """Section by name."""
@@ -109,3 +149,13 @@ def _text(strings: bytes, offset: int) -> str:
         return ""
     end = strings.find(b"\0", offset)
     return strings[offset : end if end >= 0 else None].decode("utf-8", "replace")
+
+
+def _found(data: bytes) -> str:
+    if data[:4] != b"\x7fELF":
+        return ""
+    return ": it is for 32 bits" if data[4:5] == b"\x01" else ": it is for the other byte order"
+
+
+def _remedy(data: bytes) -> str:
+    return "compile it with clang -target bpfel -c" if data[:4] == b"\x7fELF" else ""

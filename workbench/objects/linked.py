@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-__all__ = ("Function", "GlobalVariable", "LinkedMap", "LinkedObject", "LinkedProgram", "Line")
+if TYPE_CHECKING:
+    from workbench.objects.btf import Btf
+
+__all__ = (
+    "Function",
+    "GlobalVariable",
+    "Line",
+    "LinkedMap",
+    "LinkedObject",
+    "LinkedProgram",
+    "Unresolved",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +41,8 @@ class LinkedMap:
         Map-in-map and program arrays: (index, name of the map or program) set at load.
     pinning : int
         1 = shared by name within a namespace (LIBBPF_PIN_BY_NAME).
+    extra : int
+        The kernel's `map_extra`: the number of hash functions of a bloom filter; 0 for its default.
     """
 
     name: str
@@ -44,6 +58,7 @@ class LinkedMap:
     inner: LinkedMap | None = None
     values: tuple[tuple[int, str], ...] = ()
     pinning: int = 0
+    extra: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +84,18 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Unresolved:
+    """An instruction that stands for something this target lacks: a CO-RE relocation or a weak kernel function.
+
+    The code has a call to an impossible helper there (as libbpf puts it), which no verifier accepts; it is harmless
+    only where it cannot be reached, after a check that the thing exists. `message` says what is missing.
+    """
+
+    instruction: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class LinkedProgram:
     """A program with the subprograms that it calls, as RFC 9669 code.
 
@@ -89,6 +116,12 @@ class LinkedProgram:
         The main function first.
     lines : tuple of Line
         By ascending instruction.
+    attach_type : str
+        Expected attach type without BPF_, in lower case (`trace_uprobe_multi`); empty where there is none.
+    sleepable : bool
+        The program may take page faults.
+    unresolved : tuple of Unresolved
+        Instructions that must not be reached, by ascending instruction.
     """
 
     name: str
@@ -97,6 +130,9 @@ class LinkedProgram:
     code: bytes
     functions: tuple[Function, ...]
     lines: tuple[Line, ...] = ()
+    attach_type: str = ""
+    sleepable: bool = False
+    unresolved: tuple[Unresolved, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +147,14 @@ class GlobalVariable:
 
 @dataclass(frozen=True, slots=True)
 class LinkedObject:
-    """What both the runtime and tools work on. `maps` are in the order of the indexes in the code."""
+    """What both the runtime and tools work on. `maps` are in the order of the indexes in the code.
+
+    `btf` holds the types that type ids of maps, functions and variables mean; None where the object has none.
+    """
 
     name: str
     license: str
     programs: dict[str, LinkedProgram]
     maps: tuple[LinkedMap, ...]
     variables: dict[str, GlobalVariable]
+    btf: Btf | None = field(default=None, repr=False, compare=False)

@@ -1,0 +1,117 @@
+"""`.BTF.ext` of an object: which instruction is of which function, line and CO-RE relocation.
+
+Format: kernel Documentation/bpf/btf.rst, section 4. Instruction offsets are bytes from the start of an ELF section.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from workbench.objects.btf import BadBtf
+
+if TYPE_CHECKING:
+    from workbench.objects.btf import Btf
+
+__all__ = ("BtfExt", "CoreRecord", "LineRecord")
+
+_LARGEST_RECORD = 1 << 12
+
+
+@dataclass(frozen=True, slots=True)
+class LineRecord:
+    """Source of the instructions from byte `offset` of a section on."""
+
+    offset: int
+    file: str
+    line: int
+    column: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CoreRecord:
+    """A CO-RE relocation of the instruction at byte `offset`: BTF type, access string and kind."""
+
+    offset: int
+    type: int
+    access: str
+    kind: int
+
+
+@dataclass(slots=True)
+class BtfExt:
+    """All records, by ELF section name, each list in ascending order of the offset.
+
+    Raises
+    ------
+    BadBtf
+        Truncated or malformed.
+    """
+
+    functions: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    lines: dict[str, list[LineRecord]] = field(default_factory=dict)
+    relocations: dict[str, list[CoreRecord]] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, data: bytes, btf: Btf) -> BtfExt:
+        """Read the content of a `.BTF.ext` section; `btf` holds its strings."""
+        made = cls()
+        try:
+            magic, _version, _flags, header = struct.unpack_from("<HBBI", data)
+            if magic != 0xEB9F:
+                raise ValueError(f"magic is {magic:#x}, expected 0xeb9f")
+            parts = struct.unpack_from("<6I" if header >= 32 else "<4I", data, 8)
+            for offset, section, record in _records(data, header, parts[0], parts[1], 8, btf):
+                made.functions.setdefault(section, []).append(
+                    (offset, struct.unpack_from("<I", record, 4)[0])
+                )
+            for offset, section, record in _records(data, header, parts[2], parts[3], 16, btf):
+                file, text, packed = struct.unpack_from("<3I", record, 4)
+                line = LineRecord(
+                    offset, btf.string(file), packed >> 10, packed & 1023, btf.string(text)
+                )
+                made.lines.setdefault(section, []).append(line)
+            if len(parts) > 4:
+                for offset, section, record in _records(data, header, parts[4], parts[5], 16, btf):
+                    number, access, kind = struct.unpack_from("<3I", record, 4)
+                    made.relocations.setdefault(section, []).append(
+                        CoreRecord(offset, number, btf.string(access), kind)
+                    )
+        except (struct.error, ValueError, OverflowError) as error:
+            raise BadBtf(f"malformed .BTF.ext: {error}") from error
+        for functions in made.functions.values():
+            functions.sort()
+        for lines in made.lines.values():
+            lines.sort(key=lambda one: one.offset)
+        for relocations in made.relocations.values():
+            relocations.sort(key=lambda one: one.offset)
+        return made
+
+
+def _records(
+    data: bytes, header: int, offset: int, length: int, smallest: int, btf: Btf
+) -> list[tuple[int, str, bytes]]:
+    """(byte offset of the instruction, section, whole record) of one of the tables."""
+    if not length:
+        return []
+    at, end = header + offset, header + offset + length
+    if end > len(data):
+        raise ValueError("a table reaches past the end")
+    (size,) = struct.unpack_from("<I", data, at)
+    if not smallest <= size <= _LARGEST_RECORD or size % 4:
+        raise ValueError(f"records of {size} bytes")
+    at += 4
+    found = []
+    while at < end:
+        name, count = struct.unpack_from("<2I", data, at)
+        at += 8
+        if at + count * size > end:
+            raise ValueError("records reach past the end of their table")
+        section = btf.string(name)
+        for _ in range(count):
+            record = data[at : at + size]
+            found.append((struct.unpack_from("<I", record)[0], section, record))
+            at += size
+    return found
