@@ -67,13 +67,18 @@ def decode_slots(code: bytes) -> list[Instruction | None]:
         dst, src = registers & 15, registers >> 4
         if opcode == op.LD_IMM64:
             if slot + 1 == len(fields):
-                raise BadInstruction(slot, "second half of a 64-bit immediate is missing (RFC 9669 section 5.4)")
+                raise BadInstruction(
+                    slot, "second half of a 64-bit immediate is missing (RFC 9669 section 5.4)"
+                )
             head, middle, behind, high = fields[slot + 1]
             if head or middle or behind:
                 raise BadInstruction(
-                    slot + 1, "second half of a 64-bit immediate has more than an immediate (RFC 9669 section 3.2)"
+                    slot + 1,
+                    "second half of a 64-bit immediate has more than an immediate (RFC 9669 section 3.2)",
                 )
-            wide = Instruction(opcode, dst, src, offset, imm, (high & 0xFFFFFFFF) << 32 | imm & 0xFFFFFFFF)
+            wide = Instruction(
+                opcode, dst, src, offset, imm, (high & 0xFFFFFFFF) << 32 | imm & 0xFFFFFFFF
+            )
             if reason := _wrong(wide):
                 raise BadInstruction(slot, reason)
             found += (wide, None)
@@ -166,7 +171,11 @@ def _wrong_arithmetic(one: Instruction) -> str:
     if operation == op.NEG:
         if one.from_register:
             return _unknown(one, "4.1")
-        return "src, offset and imm of neg must be 0 (RFC 9669 section 4.1)" if one.src or offset or one.imm else ""
+        return (
+            "src, offset and imm of neg must be 0 (RFC 9669 section 4.1)"
+            if one.src or offset or one.imm
+            else ""
+        )
     if operation in _SIGNED:
         allowed: tuple[int, ...] = (0, 1)
     elif operation == op.MOV and one.from_register:
@@ -186,11 +195,19 @@ def _wrong_jump(one: Instruction) -> str:
         if opcode not in (op.GOTO, op.GOTOL):
             return _unknown(one, "4.3")
         unused = one.offset if opcode == op.GOTOL else one.imm
-        return "unused fields of a jump must be 0 (RFC 9669 section 4.3)" if one.dst or one.src or unused else ""
+        return (
+            "unused fields of a jump must be 0 (RFC 9669 section 4.3)"
+            if one.dst or one.src or unused
+            else ""
+        )
     if operation == op.JCOND:
         if opcode != op.MAY_GOTO:
             return _unknown(one, "4.3")
-        return "dst, src and imm of may_goto must be 0 (linux/bpf.h BPF_JCOND)" if one.dst or one.src or one.imm else ""
+        return (
+            "dst, src and imm of may_goto must be 0 (linux/bpf.h BPF_JCOND)"
+            if one.dst or one.src or one.imm
+            else ""
+        )
     if operation == op.EXIT:
         if opcode != op.EXIT_OP:
             return _unknown(one, "4.3")
@@ -239,7 +256,11 @@ def _wrong_memory(one: Instruction) -> str:
     if kind == op.ST:
         if mode != op.MEM:
             return _unknown(one, "5.1")
-        return f"src {one.src} of a store of an immediate must be 0 (RFC 9669 section 5.1)" if one.src else ""
+        return (
+            f"src {one.src} of a store of an immediate must be 0 (RFC 9669 section 5.1)"
+            if one.src
+            else ""
+        )
     if one.src >= op.REGISTERS:
         return f"register r{one.src} does not exist (RFC 9669 section 3.1)"
     if kind == op.STX and mode == op.ATOMIC:
@@ -249,5 +270,7 @@ def _wrong_memory(one: Instruction) -> str:
             return "atomic operations have 4 or 8 bytes (RFC 9669 section 5.3)"
         return f"atomic operation {one.imm:#x} is not defined (RFC 9669 section 5.3)"
     if mode == op.MEM or (kind == op.LDX and mode == op.MEMSX and width != op.DW):
-        return f"imm {one.imm} of a load or store must be 0 (RFC 9669 section 5.1)" if one.imm else ""
+        return (
+            f"imm {one.imm} of a load or store must be 0 (RFC 9669 section 5.1)" if one.imm else ""
+        )
     return _unknown(one, "5.1")

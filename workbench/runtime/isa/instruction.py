@@ -85,7 +85,9 @@ class Instruction:
     @property
     def is_jump(self) -> bool:
         """Conditional or unconditional jump within the function (not a call, not exit)."""
-        return self.kind in (JMP, JMP32) and self.opcode & 0xF7 != CALL_IMM and self.opcode != EXIT_OP
+        return (
+            self.kind in (JMP, JMP32) and self.opcode & 0xF7 != CALL_IMM and self.opcode != EXIT_OP
+        )
 
     @property
     def falls_through(self) -> bool:
