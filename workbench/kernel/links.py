@@ -50,6 +50,11 @@ class Link:
         """True until closed."""
         return bool(self._fds)
 
+    def take(self) -> list[int]:
+        """Give the descriptors away: this link no longer detaches anything."""
+        fds, self._fds = self._fds, []
+        return fds
+
     def close(self) -> None:
         """Detach; safe to call twice."""
         fds, self._fds = self._fds, []

@@ -11,6 +11,7 @@ import errno
 import mmap
 import os
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from workbench.kernel import perf
 from workbench.kernel.libbpf import capture_log, errno_error, library, log_text
 from workbench.kernel.links import Link
 from workbench.kernel.maps import Map
+from workbench.kernel.ring import Ring
 from workbench.kernel.verifier_log import rejection
 
 if TYPE_CHECKING:
@@ -61,10 +63,15 @@ class Loaded:
     globals : dict of str to ndarray
         Writable 0-d numpy views of the variables in .data and .bss, live while the program runs:
         `loaded.globals["lost_ring_full"][()]`.
+    backend, why : str
+        "kernel", and why this backend was chosen where that was left to `BpfObject.load`.
     """
+
+    backend = "kernel"
 
     def __init__(self, obj: BpfObject, handle: int, programs: dict[str, Program]) -> None:
         self.object = obj
+        self.why = ""
         self._handle: int | None = handle
         self.programs = programs
         self.maps: dict[str, Map] = {}
@@ -142,6 +149,42 @@ class Loaded:
         if fd < 0:
             raise errno_error(f"cannot attach {program.name!r} to {what}", fd)
         return fd
+
+    def ring(self, name: str) -> Ring:
+        """A ring buffer map, ready for a reader of `workbench.kernel.ring`; the caller closes it."""
+        return Ring(*self.ring_fds[name])
+
+    def attach(
+        self, program: str, target: str = "", *, pid: int | None = None, cookie: int = 0
+    ) -> Link:
+        """Attach a program by what its section says; see `workbench.collectors.attach.attach`."""
+        from importlib import import_module  # names are resolved in a room above this one
+
+        link: Link = import_module("workbench.collectors.attach").attach(
+            self, program, target, pid=pid, cookie=cookie
+        )
+        return link
+
+    def attach_sampling(self, program: str, hertz: int, *, pid: int | None = None) -> Link:
+        """Run a `perf_event` program `hertz` times a second of CPU time, in one process or on every CPU.
+
+        Threads that the process makes later are followed (perf's `inherit`).
+        """
+        cpus = range(os.cpu_count() or 1) if pid is None else (-1,)
+        tasks = (-1,) if pid is None else tuple(int(one.name) for one in Path(f"/proc/{pid}/task").iterdir())
+        attributes = perf.EventAttributes(
+            perf.SOFTWARE, perf.CPU_CLOCK, sample=1_000_000_000 // hertz,
+            flags=("disabled",) if pid is None else ("disabled", "inherit"), wakeup=1,
+        )  # fmt: skip
+        links: list[Link] = []
+        fds = []
+        for task in tasks:
+            for cpu in cpus:
+                event = perf.open_event(attributes, pid=task, cpu=cpu)
+                links.append(self.attach_perf_event(program, event))
+                perf.enable(event)
+                fds += links[-1].take()
+        return self._keep(Link(f"{program} at {hertz} Hz", fds))
 
     def attach_perf_event(self, program: str, event_fd: int, *, cookie: int = 0) -> Link:
         """Run `program` on every overflow of a perf event; takes ownership of `event_fd`.

@@ -165,6 +165,18 @@ class BpfObject:
             )
         return self.btf.dtype(self.btf.resolve(variable.target).target)
 
+    def load(self, backend: str = "auto", **options: Any) -> Any:
+        """Load into the kernel, into user space or (auto) where it can run; see `workbench.host.backend.load`."""
+        from importlib import import_module  # the room that knows both backends lies above this one
+
+        return import_module("workbench.host.backend").load(self, backend, **options)
+
+    def verify(self, **options: Any) -> Any:
+        """Verify every program for user space: name -> Verdict; see `workbench.runtime.loaded.verify`."""
+        from importlib import import_module
+
+        return import_module("workbench.runtime.loaded").verify(self, **options)
+
     @cached_property
     def lines(self) -> tuple[SourceLine, ...]:
         """Source line of every instruction that has one, from `.BTF.ext`."""

@@ -1,0 +1,192 @@
+"""`loaded.attach(program, target, pid=)`: one way to name where a program runs, for both backends.
+
+The section of a program says what kind of place it wants, the target which one:
+
+    uprobe, uretprobe (also .multi, .s)   LIBRARY:FUNCTION, FUNCTION, a pattern, an address; grammar of `resolve`
+    usdt                                  PROVIDER:NAME
+    tracepoint/..., tp/...                CATEGORY:NAME
+    raw_tp/..., tp_btf/...                NAME
+    perf_event                            HERTZ
+
+What the section itself already names (`SEC("raw_tp/sys_enter")`, `SEC("uprobe/libc:malloc")`) need not be repeated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from workbench.collectors.resolve import Modules, resolve_function
+from workbench.errors import BadSpec
+
+__all__ = ("attach",)
+
+_RETURN = ("uretprobe", "uretprobe.multi", "uretprobe.s", "uretprobe.multi.s")
+_ENTRY = (
+    "uprobe",
+    "uprobe.multi",
+    "uprobe.s",
+    "uprobe.multi.s",
+    "uprobe.session",
+)
+
+
+def attach(
+    loaded: Any, program: str, target: str = "", *, pid: int | None = None, cookie: int = 0
+) -> Any:
+    """Attach one program of a loaded object.
+
+    Parameters
+    ----------
+    loaded : Loaded
+        Of either backend.
+    program : str
+    target : str
+        Where; empty = what the section names.
+    pid : int, optional
+        Only this process with all its threads. The userspace backend needs one, or `loaded.default_pid`.
+    cookie : int
+        What `bpf_get_attach_cookie` gives.
+
+    Returns
+    -------
+    Link
+        Detached by `close`, by `with` and by the end of `loaded`. A pattern gives one link for all its places.
+
+    Raises
+    ------
+    BadSpec
+        No such program, or no target.
+    UnknownSymbol, MissingCapability, NotPermitted, TargetGone
+    """
+    if program not in loaded.programs:
+        known = ", ".join(loaded.programs) or "none"
+        raise BadSpec(f"{loaded.object.name} has no program {program!r}", f"programs: {known}")
+    kind, _, named = loaded.programs[program].section.partition("/")
+    target = target or named
+    on_return = kind in _RETURN
+    if on_return or kind in _ENTRY:
+        return _functions(loaded, program, target, pid, cookie, on_return, ".multi" in kind)
+    if kind == "usdt":
+        return _marks(loaded, program, target, pid, cookie)
+    if kind in ("tp", "tracepoint"):
+        category, _, name = target.replace("/", ":").partition(":")
+        if not name:
+            raise BadSpec(f"{program} needs a tracepoint", "name it as CATEGORY:NAME")
+        return loaded.attach_tracepoint(program, category, name, **_process(loaded, pid))
+    if kind in ("raw_tp", "raw_tracepoint", "raw_tp.w"):
+        return loaded.attach_raw_tracepoint(program, target, **_process(loaded, pid))
+    if kind in ("tp_btf", "fentry", "fexit", "lsm", "fmod_ret"):
+        return loaded.attach_tracing(program)
+    if kind == "perf_event":
+        return _sampling(loaded, program, target, pid)
+    raise BadSpec(
+        f"{program} is of section {kind!r}, which is not attached to a process",
+        "run it with `loaded.test_run`",
+    )
+
+
+def _process(loaded: Any, pid: int | None) -> dict[str, int]:
+    """The pid for the backend that hooks a process; the kernel's hooks are the whole machine's."""
+    if loaded.backend == "kernel":
+        if pid is not None:
+            raise BadSpec(
+                "the kernel's tracepoints are hooked for the whole machine",
+                "leave pid away and let the program look at bpf_get_current_pid_tgid",
+            )
+        return {}
+    return {} if pid is None else {"pid": pid}
+
+
+def _functions(
+    loaded: Any,
+    program: str,
+    target: str,
+    pid: int | None,
+    cookie: int,
+    on_return: bool,
+    multi: bool,
+) -> Any:
+    if not target:
+        raise BadSpec(f"{program} needs a function", 'for example attach(program, "libc:malloc")')
+    modules = Modules(pid if pid is not None else getattr(loaded, "default_pid", None))
+    files: dict[str, list[int]] = {}
+    for place in resolve_function(modules, target):
+        files.setdefault(place.path, []).append(place.file_offset)
+    links = []
+    for path, offsets in files.items():
+        if multi or loaded.backend == "userspace":
+            links.append(
+                loaded.attach_uprobes(
+                    program, path, offsets, cookies=np.full(len(offsets), cookie, np.uint64),
+                    pid=pid, on_return=on_return,
+                )
+            )  # fmt: skip
+        else:
+            links += [
+                loaded.attach_uprobe_event(
+                    program, path, offset, cookie=cookie, pid=pid, on_return=on_return
+                )
+                for offset in offsets
+            ]
+    return links[0] if len(links) == 1 else _together(f"{program} on {target}", links)
+
+
+def _marks(loaded: Any, program: str, target: str, pid: int | None, cookie: int) -> Any:
+    from workbench.collectors.spec import parse
+    from workbench.collectors.uprobe.options import Options
+    from workbench.collectors.uprobe.plan import make_plan
+
+    options = Options.from_spec(parse(f"usdt:{target},args=no"))
+    plan = make_plan(options, Modules(pid if pid is not None else getattr(loaded, "default_pid", None)))
+    links = []
+    for site in plan.sites:
+        place = site.place
+        links.append(
+            loaded.attach_uprobes(
+                program, place.path, [place.file_offset], cookies=[cookie],
+                semaphores=[site.semaphore] if site.semaphore else None, pid=pid,
+            )
+            if loaded.backend == "userspace"
+            else loaded.attach_uprobe_event(
+                program, place.path, place.file_offset, cookie=cookie, semaphore=site.semaphore, pid=pid
+            )
+        )  # fmt: skip
+    return links[0] if len(links) == 1 else _together(f"{program} on {target}", links)
+
+
+def _sampling(loaded: Any, program: str, target: str, pid: int | None) -> Any:
+    try:
+        hertz = int(target or 99)
+    except ValueError:
+        raise BadSpec(f"{target!r} is not a rate", 'samples a second, for example "999"') from None
+    return loaded.attach_sampling(program, hertz, pid=pid)
+
+
+def _together(description: str, links: list[Any]) -> _Links:
+    return _Links(description, links)
+
+
+class _Links:
+    """Several links as one."""
+
+    def __init__(self, description: str, links: list[Any]) -> None:
+        self.description, self._links = description, links
+
+    def __repr__(self) -> str:
+        return f"<Links {self.description}: {len(self._links)}>"
+
+    @property
+    def attached(self) -> bool:
+        return any(link.attached for link in self._links)
+
+    def close(self) -> None:
+        for link in reversed(self._links):
+            link.close()
+
+    def __enter__(self) -> _Links:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
