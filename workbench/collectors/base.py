@@ -47,6 +47,8 @@ class Target:
     follow: bool = True
     pids: set[int] = field(default_factory=set)
     """Every process in scope right now; the recorder adds children and keeps those that exited out."""
+    backend: str = "kernel"
+    """Where programs run: kernel, or userspace (in the target's own processes)."""
     left_out: int = 0
     """Thread of the recorder itself: not observed when the target is the process that records; 0 if there is none."""
     others: set[int] = field(default_factory=set)

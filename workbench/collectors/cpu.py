@@ -92,6 +92,7 @@ class CpuCollector:
         self._sink = sink
         user = self.stacks != "no"
         session = Session(
+            target,
             "cpu",
             constants={
                 "copy_bytes": self.copy if self.stacks == "dwarf" else 0,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.collectors import registry
+from workbench.collectors.backend import BACKENDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +53,11 @@ def add_arguments(
     target.add_argument("--machine", action="store_true", help="the whole machine")
     if not cell:
         target.add_argument("command", nargs="*", metavar="-- CMD ...", help="a command to start")
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="auto",
+        help="where programs run: kernel, userspace (no privilege needed; enters the target), or auto: the kernel if "
+        "this user may (default)",
+    )  # fmt: skip
     parser.add_argument("-s", "--seconds", type=float, metavar="S", help="end after S seconds")
     parser.add_argument(
         "--no-follow", action="store_true", help="leave out processes that the target forks"
@@ -79,6 +85,7 @@ def keywords(arguments: argparse.Namespace) -> dict[str, Any]:
         "pid": arguments.pid,
         "machine": arguments.machine,
         "command": tuple(getattr(arguments, "command", ()) or ()),
+        "backend": arguments.backend,
         "seconds": arguments.seconds,
         "follow": not arguments.no_follow,
         "overwrite": arguments.overwrite,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.collectors import scope
+from workbench.collectors.backend import kernel_only
 from workbench.collectors.base import Counters
 from workbench.collectors.session import WAKE_BYTES, Session
 from workbench.collectors.stacks import COPY_BYTES, StackReader
@@ -68,8 +69,10 @@ class PagesCollector:
         return {"page_faults": {"source": self.driver}}
 
     def attach(self, target: Target, sink: Sink) -> None:
+        kernel_only(target, "pages", "page faults are handled there")
         self._sink = sink
         session = Session(
+            target,
             "pages",
             constants=scope.constants(target)
             | {

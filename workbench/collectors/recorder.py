@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from workbench.collectors import registry, together
+from workbench.collectors.backend import choose
 from workbench.collectors.base import Collector, Target
 from workbench.collectors.errands import Errands
 from workbench.collectors.jit_maps import perf_maps
@@ -71,6 +72,8 @@ class Recorder:
         A running process.
     command : sequence of str, optional
         A command to start. Neither `pid` nor `command`: the whole machine, if `machine` says so.
+    backend : str
+        kernel, userspace or auto (the kernel if this user may load programs into it); see `collectors.backend`.
     seconds : float, optional
         End after this time.
     follow : bool
@@ -95,6 +98,7 @@ class Recorder:
         pid: int | None = None,
         command: Sequence[str] = (),
         machine: bool = False,
+        backend: str = "auto",
         seconds: float | None = None,
         follow: bool = True,
         overwrite: bool = False,
@@ -115,6 +119,7 @@ class Recorder:
             raise BadSpec(
                 "nothing to collect", f"--collect one of: {', '.join(registry.COLLECTORS)}"
             )
+        self.backend, self.backend_reason = choose(backend, machine=machine)
         self._specs = [parse(one) if isinstance(one, str) else one for one in collect]
         self.collectors: list[Collector] = [
             registry.make(one) if isinstance(one, Spec) else one for one in self._specs
@@ -164,7 +169,9 @@ class Recorder:
         try:
             thread_id = self._start_thread()
             target = self._resolve()
-            target.left_out = thread_id
+            target.left_out, target.backend = thread_id, self.backend
+            if self._command_process is not None and self.backend == "userspace":
+                self._command_process.park()
             if target.pid == os.getpid():  # what attaching does is no part of the recording
                 self._errands.do(lambda: self._attach(target, attached))
             else:
@@ -226,6 +233,7 @@ class Recorder:
                 "seconds": self._seconds,
                 "follow": self._follow,
                 "machine": target.machine,
+                "backend": f"{self.backend}: {self.backend_reason}",
             },
             frames=sorted({frame for one in self.collectors for frame in one.frames}),
             overwrite=self._overwrite,

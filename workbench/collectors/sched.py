@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.collectors import scope
+from workbench.collectors.backend import kernel_only
 from workbench.collectors.base import Counters
 from workbench.collectors.session import WAKE_BYTES, Session
 from workbench.collectors.stacks import StackReader
@@ -97,11 +98,13 @@ class SchedCollector:
         return made
 
     def attach(self, target: Target, sink: Sink) -> None:
+        kernel_only(target, "sched", "the scheduler is there")
         self._sink, self._target = sink, target
         user = self.stacks != "no"
         count = sum(len(threads(pid)) for pid in target.pids)
         slots = self.slots or (4096 if target.machine else max(512, 2 * count))
         session = Session(
+            target,
             "sched",
             constants=scope.constants(target)
             | {

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.collectors.backend import load
 from workbench.collectors.cost import RunCost
-from workbench.kernel.loaded import Loaded, load
-from workbench.kernel.ring import Ring, SpanReader
+from workbench.kernel.ring import SpanReader
 from workbench.objects.model import builtin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from workbench.collectors.base import Sink
-    from workbench.kernel.ring import Records
+    from workbench.collectors.base import Sink, Target
+    from workbench.kernel.loaded import Loaded
+    from workbench.kernel.ring import Records, Ring
 
 __all__ = ("WAKE_BYTES", "Session")
 
@@ -28,6 +29,8 @@ class Session:
 
     Parameters
     ----------
+    target : Target
+        What is recorded: says which backend runs the object.
     name : str
         The object.
     constants, map_sizes
@@ -38,6 +41,7 @@ class Session:
 
     def __init__(
         self,
+        target: Target,
         name: str,
         *,
         constants: Mapping[str, int | bool],
@@ -47,13 +51,13 @@ class Session:
         obj = builtin(name)
         self._ring: Ring | None = None
         self._cost: RunCost | None = None
-        self.loaded: Loaded = load(obj, constants=constants, map_sizes=map_sizes)
+        self.loaded: Loaded = load(target, obj, constants=constants, map_sizes=map_sizes)
         try:
             if ring:
-                self._ring = Ring(*self.loaded.ring_fds[ring])
+                self._ring = self.loaded.ring(ring)
                 self._reader = SpanReader(self._ring)
                 self.dtype = obj.record_dtype(ring)
-            self._cost = RunCost(self.loaded)
+            self._cost = RunCost(self.loaded) if self.loaded.backend == "kernel" else None
         except BaseException:
             self.close()
             raise

@@ -51,7 +51,7 @@ class SyscallsCollector:
 
     def attach(self, target: Target, sink: Sink) -> None:
         self._sink = sink
-        session = Session("syscalls", constants=scope.constants(target))
+        session = Session(target, "syscalls", constants=scope.constants(target))
         try:
             loaded = session.loaded
             scope.enter_scope(loaded, target)

@@ -175,7 +175,7 @@ class HeldCommand:
         cwd: str | Path | None = None,
         env: dict[str, str] | None = None,
     ) -> None:
-        self._traced = False
+        self._traced = self._parked = False
         if not command or not command[0]:
             raise BadSpec("no command is given", "write it after `--`")
         self.command = command
@@ -285,14 +285,24 @@ class HeldCommand:
         registers[index] = value
         _ptrace(_SETREGSET, self.pid, _NT_PRSTATUS, ctypes.addressof(vector))
 
+    def park(self) -> None:
+        """Hold the command by SIGSTOP instead of ptrace, for others who must trace it before it runs."""
+        if self._traced:
+            self._traced, self._parked = False, True
+            _ptrace(_DETACH, self.pid, 0, signal.SIGSTOP)
+
     def release(self) -> None:
-        """Let the command run, no longer traced."""
+        """Let the command run, no longer traced or stopped."""
+        if self._parked:
+            self._parked = False
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGCONT)
         if self._traced:
             self._traced = False
             _ptrace(_DETACH, self.pid)
 
     def __del__(self) -> None:
-        if self._traced:  # nobody will let it go any more
+        if self._traced or self._parked:  # nobody will let it go any more
             self.kill()
 
     def wait(self, timeout: float | None = None) -> int:
@@ -312,7 +322,7 @@ class HeldCommand:
 
     def kill(self) -> None:
         """End the command, whatever state it is in, and reap it."""
-        self._traced = False
+        self._traced = self._parked = False
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)

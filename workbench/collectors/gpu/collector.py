@@ -108,6 +108,7 @@ class GpuCollector:
     def attach(self, target: Target, sink: Sink) -> None:
         self._target, self._sink = target, sink
         self._hooks = Hooks(
+            target,
             {
                 "want_events": not self.count,
                 "want_stacks": self.stacks != "no",
@@ -141,7 +142,7 @@ class GpuCollector:
     def _open(self, target: Target) -> None:
         assert self._hooks is not None
         loaded = self._hooks.loaded
-        self._rings = [Ring(*loaded.ring_fds[name]) for name in ("calls", "names")]
+        self._rings = [loaded.ring(name) for name in ("calls", "names")]
         calls, names = self._rings
         self._dtype = loaded.object.record_dtype("calls")
         self._stacks: StackReader | None = None

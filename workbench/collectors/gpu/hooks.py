@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.collectors.backend import load
 from workbench.collectors.gpu.libraries import api_sites, file_key
 from workbench.collectors.gpu.signature import LAYERS, all_apis
 from workbench.errors import MissingCapability, TargetGone
-from workbench.kernel.loaded import Loaded, load
 from workbench.objects.build import built_object
 from workbench.objects.model import builtin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from workbench.collectors.base import Target
     from workbench.collectors.gpu.libraries import Site
     from workbench.collectors.modules import Module
     from workbench.kernel.links import Link
+    from workbench.kernel.loaded import Loaded
 
 __all__ = ("Hooks",)
 
@@ -38,6 +40,8 @@ class Hooks:
 
     Parameters
     ----------
+    target : Target
+        Says which backend runs the programs.
     constants, map_sizes : dict
         For `load`.
     layers : sequence of str
@@ -58,12 +62,14 @@ class Hooks:
 
     def __init__(
         self,
+        target: Target,
         constants: Mapping[str, int | bool],
         map_sizes: Mapping[str, int],
         layers: Sequence[str],
         how: str = "auto",
     ) -> None:
         self.apis = all_apis()
+        self._target = target
         self._layers = layers
         self.libraries: dict[str, dict[str, int]] = {}
         self.refused: list[str] = []
@@ -80,7 +86,8 @@ class Hooks:
 
     def _load(self, constants: Mapping[str, int | bool], sizes: Mapping[str, int]) -> Loaded:
         programs = (_ENTRY, _NAME_ENTRY, _RETURN) if self.multi else (_ENTRY, _RETURN)
-        loaded = load(
+        loaded: Loaded = load(
+            self._target,
             builtin("gpu"),
             constants=constants,
             map_sizes=sizes,
@@ -99,6 +106,8 @@ class Hooks:
 
     def _multi_works(self) -> bool:
         """Try it on a file that nobody executes: this touches no process."""
+        if self._target.backend == "userspace":
+            return True
         try:
             self.loaded.attach_uprobes("enter", str(built_object("gpu")), [64]).close()
         except MissingCapability:

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.collectors.backend import load
 from workbench.errors import MissingCapability, NotPermitted, TargetGone
-from workbench.kernel.loaded import Loaded, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from workbench.collectors.base import Target
     from workbench.collectors.uprobe.plan import Site
     from workbench.kernel.links import Link
+    from workbench.kernel.loaded import Loaded
     from workbench.objects.model import BpfObject
 
 __all__ = ("Attachment",)
@@ -27,6 +29,8 @@ class Attachment:
 
     Parameters
     ----------
+    target : Target
+        Says which backend runs the programs.
     obj : BpfObject
     constants, map_sizes : dict
         For `load`.
@@ -40,6 +44,7 @@ class Attachment:
 
     def __init__(
         self,
+        target: Target,
         obj: BpfObject,
         constants: Mapping[str, int | bool],
         map_sizes: Mapping[str, int],
@@ -48,6 +53,7 @@ class Attachment:
         leave: str | None,
         how: str,
     ) -> None:
+        self._target = target
         self._obj, self._constants, self._sizes = obj, dict(constants), dict(map_sizes)
         self._sites = sites
         self._programs = [
@@ -63,13 +69,15 @@ class Attachment:
     def _load(self) -> Loaded:
         names = [name for name, _ in self._programs]
         types = {} if self.multi else dict.fromkeys(names, 0)
-        return load(
+        loaded: Loaded = load(
+            self._target,
             self._obj,
             constants=self._constants,
             map_sizes=self._sizes,
             programs=[*names, *self._extra],
             attach_types=types,
         )
+        return loaded
 
     def attach(self, pids: Iterable[int | None]) -> bool:
         """Attach all sites for each process (None: for every process).

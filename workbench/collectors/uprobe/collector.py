@@ -19,12 +19,13 @@ from workbench.collectors.uprobe.rows import Rows, record_dtype
 from workbench.collectors.uprobe.summary import append_summary
 from workbench.errors import TargetGone
 from workbench.kernel.maps import possible_cpus
-from workbench.kernel.ring import ColumnReader, RecordReader, Ring
+from workbench.kernel.ring import ColumnReader, RecordReader
 from workbench.objects.model import builtin
 
 if TYPE_CHECKING:
     from workbench.collectors.base import Sink, Target
     from workbench.collectors.spec import Spec
+    from workbench.kernel.ring import Ring
 
 __all__ = ("UprobeCollector",)
 
@@ -70,7 +71,12 @@ class UprobeCollector:
         self._sink, self._target = sink, target
         options = self.options
         self.plan = plan = make_plan(options, Modules(target.pid))
-        self._exact = options.children == "exact" and target.follow and not target.machine
+        self._exact = (
+            options.children == "exact"
+            and target.follow
+            and not target.machine
+            and target.backend == "kernel"  # a child of an entered process has its parent's probes anyway
+        )
         self._rows = Rows(options, plan, sink) if options.events else None
         self._stacks: StackReader | None = None
         if options.stacks != "no":
@@ -80,6 +86,7 @@ class UprobeCollector:
             ("mark" if options.kind == "usdt" else "enter") + strings if options.entries else None
         )
         self._attachment = Attachment(
+            target,
             builtin("uprobe"),
             self._constants(plan),
             self._map_sizes(plan),
@@ -165,7 +172,7 @@ class UprobeCollector:
             for pid in self._target.pids:
                 loaded.maps["targets"][pid] = 1
             self._attachment.follow()
-        self._ring = Ring(*loaded.ring_fds["hits"])
+        self._ring = loaded.ring("hits")
         stack = loaded.object.record_dtype("stack") if self._stacks is not None else None
         self._dtype = record_dtype(
             loaded.object.record_dtype("hits"),

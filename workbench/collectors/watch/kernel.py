@@ -12,7 +12,7 @@ from workbench.collectors.watch.backend import Hits
 from workbench.errors import MissingCapability
 from workbench.kernel.loaded import Loaded, load
 from workbench.kernel.maps import possible_cpus
-from workbench.kernel.ring import RecordReader, Ring
+from workbench.kernel.ring import RecordReader
 from workbench.objects.model import builtin
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class KernelBackend:
             map_sizes={"scratches": possible_cpus(), "hits": ring},
         )
         self._dtype = self._obj.record_dtype("hits")
-        self._ring = Ring(*self._loaded.ring_fds["hits"])
+        self._ring = self._loaded.ring("hits")
         self._reader = RecordReader(self._ring, buffer_bytes=ring // 4, capacity=_BATCH)
         self._stack_reader: StackReader | None = None
         self._final: tuple[dict[str, int], int] = ({}, 0)
