@@ -93,23 +93,7 @@ class CodeLinker:
         MissingCapability
             It needs a variable or function of the kernel.
         """
-        bodies: list[_Body] = []
-        starts: dict[_Place, int] = {}
-        waiting = [(symbol.section, symbol.value // 8)]
-        total = 0
-        while waiting:
-            place = waiting.pop(0)
-            if place in starts:
-                continue
-            body = self._body(place)
-            starts[place] = total
-            total += body.count
-            if total > _LARGEST:
-                raise BadElf(
-                    f"{self.obj.name}: program {symbol.name!r} has more than {_LARGEST} slots"
-                )
-            bodies.append(body)
-            waiting += [target for _, target, _ in body.calls]
+        bodies, starts = self._reached(symbol)
         code = bytearray()
         functions, lines, unresolved = [], [], []
         for body in bodies:
@@ -135,6 +119,27 @@ class CodeLinker:
             kind.sleepable,
             tuple(unresolved),
         )
+
+    def _reached(self, symbol: Symbol) -> tuple[list[_Body], dict[_Place, int]]:
+        """Functions in libbpf's order: each where it is first called, before what is called after it."""
+        bodies: list[_Body] = []
+        starts: dict[_Place, int] = {}
+        total = 0
+        waiting = [(symbol.section, symbol.value // 8)]
+        while waiting:
+            place = waiting.pop()
+            if place in starts:
+                continue
+            body = self._body(place)
+            starts[place] = total
+            total += body.count
+            if total > _LARGEST:
+                raise BadElf(
+                    f"{self.obj.name}: program {symbol.name!r} has more than {_LARGEST} slots"
+                )
+            bodies.append(body)
+            waiting += [target for _, target, _ in reversed(body.calls)]
+        return bodies, starts
 
     def _body(self, place: _Place) -> _Body:
         if place not in self._bodies:
