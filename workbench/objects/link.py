@@ -89,6 +89,7 @@ def link(
         tuple(table.maps),
         table.variables,
         obj.btf if has_btf else None,
+        btf,
     )
 
 

@@ -149,7 +149,9 @@ class GlobalVariable:
 class LinkedObject:
     """What both the runtime and tools work on. `maps` are in the order of the indexes in the code.
 
-    `btf` holds the types that type ids of maps, functions and variables mean; None where the object has none.
+    `btf` holds the types that type ids of maps, functions and variables mean; None where the object has none. `target`
+    holds those that CO-RE relocations were resolved against (of the kernel, or of user space's platform) where they
+    were given: the types behind the kernel pointers of helpers and tracepoints.
     """
 
     name: str
@@ -158,3 +160,4 @@ class LinkedObject:
     maps: tuple[LinkedMap, ...]
     variables: dict[str, GlobalVariable]
     btf: Btf | None = field(default=None, repr=False, compare=False)
+    target: Btf | None = field(default=None, repr=False, compare=False)
