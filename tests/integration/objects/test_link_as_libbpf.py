@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from core_sources import DIRECT, LOCAL, TARGETS, target_source
 from libbpf_oracle import Oracle, run
+from link_sources import CALLS, MAPS, VARIABLES
 
 from workbench.errors import WorkbenchError
 from workbench.objects import compile, model
 from workbench.objects.btf import Btf
+from workbench.objects.btf_ext import BtfExt
 from workbench.objects.link import link
 from workbench.objects.linked import LinkedObject
 
@@ -87,11 +89,25 @@ def test_programs_of_the_project(source: Path, tmp_path: Path) -> None:
         assert_equal(linked, run(made))
 
 
+@pytest.mark.parametrize("text", [CALLS, VARIABLES, MAPS], ids=["calls", "variables", "maps"])
+def test_calls_variables_and_maps(text: str, tmp_path: Path) -> None:
+    made = build(tmp_path, "made", text)
+    linked = link(model.open(made))
+    oracle = run(made)
+    assert_equal(linked, oracle)
+    assert oracle.status == 0, oracle.log
+
+
 @pytest.mark.parametrize("target", ["same", "moved", "strange"])
 def test_every_kind_of_relocation(target: str, tmp_path: Path) -> None:
     made = build(tmp_path, "local", LOCAL)
     types = build(tmp_path, "types", target_source(TARGETS[target]))
-    linked = link(model.open(made), btf=model.open(types).btf)
+    obj = model.open(made)
+    ext = obj.elf.section(".BTF.ext")
+    assert ext is not None
+    records = BtfExt.parse(ext.data, obj.btf).relocations.values()
+    assert {one.kind for records in records for one in records} == set(range(13))
+    linked = link(obj, btf=model.open(types).btf)
     oracle = run(made, types)
     assert_equal(linked, oracle)
     assert any(p.unresolved for p in linked.programs.values()) == (target != "same")
