@@ -26,6 +26,7 @@ VERBS = {
     "schema": "columns, units and meaning of a frame",
     "run": "run an experiment: a notebook with parameters, live or replayed",
     "reproduce": "re-execute every notebook of a paper and check its claims",
+    "bpf": "programs of the userspace runtime: disassemble, run, test against the kernel",
     "bench": "measure the workbench itself against its peers",
     "demo": "record a database and draw it: the tour, in one command",
 }

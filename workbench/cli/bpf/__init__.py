@@ -1,0 +1,32 @@
+"""`workbench bpf SUBVERB`: programs of the userspace runtime, one module per sub-verb, in the shape of bpftool.
+
+A sub-verb is a row of `SUBVERBS` and a module here with `configure(parser)` and `execute(arguments)`, which imports
+what it needs when it is called. May be changed: everything but that shape.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+
+__all__ = ("SUBVERBS", "configure", "execute")
+
+SUBVERBS = {
+    "disasm": "instructions of an object's programs, with map and function names and C lines",
+    "plugin": "run one program given in hexadecimal: the plugin protocol of bpf_conformance",
+    "conformance": "run a checkout of the public suite bpf_conformance",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the sub-verbs."""
+    verbs = parser.add_subparsers(dest="subverb", metavar="SUBVERB", required=True)
+    for name, text in SUBVERBS.items():
+        sub = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        import_module(f"workbench.cli.bpf.{name}").configure(sub)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Run the sub-verb."""
+    status: int = import_module(f"workbench.cli.bpf.{arguments.subverb}").execute(arguments)
+    return status
