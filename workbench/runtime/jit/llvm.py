@@ -1,0 +1,122 @@
+"""LLVM through llvmlite: text to object code. Imported when something is compiled, not before."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from typing import Any
+
+from workbench.errors import MissingCapability
+from workbench.runtime.jit.unit import Options
+
+__all__ = ("host", "object_code", "version")
+
+_TRIPLES = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu"}
+
+
+@cache
+def binding() -> Any:
+    """`llvmlite.binding`, ready for this machine and for aarch64.
+
+    Raises
+    ------
+    MissingCapability
+        llvmlite is not installed.
+    """
+    try:
+        import llvmlite.binding as llvm
+    except ImportError as error:
+        raise MissingCapability(
+            "llvmlite is not installed, so programs cannot be compiled",
+            "pip install 'bpf-workbench[runtime]'",
+        ) from error
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    return llvm
+
+
+@cache
+def host() -> str:
+    """This machine in the words of `Options.machine`.
+
+    Raises
+    ------
+    MissingCapability
+        A machine that the JIT has no triple for.
+    """
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(
+        platform.machine().lower(), platform.machine()
+    )
+    if machine not in _TRIPLES:
+        raise MissingCapability(
+            f"the JIT knows x86_64 and aarch64, not {machine}",
+            "run the program in the interpreter, or in the kernel with backend='kernel'",
+        )
+    return machine
+
+
+def version() -> str:
+    """Version of LLVM."""
+    return ".".join(map(str, binding().llvm_version_info))
+
+
+@cache
+def _target_machine(options: Options) -> Any:
+    llvm = binding()
+    machine = options.machine
+    cpu, features = "", ""
+    if machine == host():
+        cpu = llvm.get_host_cpu_name()
+        features = llvm.get_host_cpu_features().flatten()
+    if not options.vectors:
+        if machine == "x86_64":
+            kept = [f for f in features.split(",") if f and f[1:] in _INTEGER]
+            features = ",".join([*kept, "-mmx", "-sse", "-sse2", "-avx", "-x87"])
+        else:
+            features = "-neon,-fp-armv8"
+            cpu = ""
+    target = llvm.Target.from_triple(_TRIPLES[machine])
+    return target.create_target_machine(
+        cpu=cpu,
+        features=features,
+        opt=3 if options.optimised else 0,
+        reloc="pic",
+        codemodel="small",
+    )
+
+
+#: x86 features that need no vector register.
+_INTEGER = frozenset(
+    ("64bit", "adx", "bmi", "bmi2", "cmov", "cx16", "cx8", "fsgsbase", "lzcnt", "movbe", "popcnt")
+    + ("prfchw", "rdpid", "rdrnd", "rdseed", "sahf")
+)
+
+
+def object_code(text: str, options: Options, bitcode: tuple[bytes, ...] = ()) -> bytes:
+    """Compile a module's text to an ELF object.
+
+    Parameters
+    ----------
+    text : str
+        LLVM IR.
+    options : Options
+    bitcode : tuple of bytes
+        Modules to link in before it is optimised.
+    """
+    llvm = binding()
+    target = _target_machine(options)
+    context = llvm.create_context()
+    module = llvm.parse_assembly(text, context)
+    module.triple = _TRIPLES[options.machine]
+    module.data_layout = str(target.target_data)
+    for other in bitcode:
+        module.link_in(llvm.parse_bitcode(other, context))
+    if options.optimised:
+        tuning = llvm.create_pipeline_tuning_options(speed_level=3)
+        tuning.loop_vectorization = options.vectors
+        tuning.slp_vectorization = options.vectors
+        tuning.loop_interleaving = True
+        tuning.loop_unrolling = True
+        builder = llvm.create_pass_builder(target, tuning)
+        builder.getModulePassManager().run(module, builder)
+    return bytes(target.emit_object(module))

@@ -1,0 +1,53 @@
+"""Lookups that become a few instructions because the map's shape is known when the program is compiled."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from workbench.runtime.jit.body import INVARIANT, Body
+from workbench.runtime.jit.layout import MAP
+
+__all__ = ("ARRAY", "PERCPU_ARRAY", "lookup", "stride")
+
+ARRAY: Final = 2  # BPF_MAP_TYPE_ARRAY
+PERCPU_ARRAY: Final = 6
+_LOOKUP: Final = 1  # bpf_map_lookup_elem
+
+
+def stride(value_size: int) -> int:
+    """Bytes from an array's element to the next: kernel/bpf/arraymap.c array_map_alloc."""
+    return value_size + 7 & ~7
+
+
+def lookup(body: Body, helper: int) -> bool:
+    """Translate the helper call to address computation; False where it has to be called."""
+    index = body.state[1].map
+    if helper != _LOOKUP or index < 0:
+        return False
+    shape = body.unit.maps[index]
+    if shape.type not in (ARRAY, PERCPU_ARRAY):
+        return False
+    array = body.address(1)
+    key = body.new(f"load i32, ptr {body.address(2)}, align 1")
+    inside = body.new(f"icmp ult i32 {key}, {_signed(shape.max_entries)}")
+    values = body.new(f"load ptr, ptr {_field(body, array, 'values')}{INVARIANT}")
+    wide = body.new(f"zext i32 {key} to i64")
+    offset = body.new(f"mul i64 {wide}, {stride(shape.value_size)}")
+    if shape.type == PERCPU_ARRAY:
+        step = body.new(f"load i32, ptr {_field(body, array, 'cpu_stride')}{INVARIANT}")
+        cpu = body.new(f"load i32, ptr {body.field_address('cpu')}")
+        slot = body.new(
+            f"mul i64 {body.new(f'zext i32 {step} to i64')}, {body.new(f'zext i32 {cpu} to i64')}"
+        )
+        values = body.new(f"getelementptr i8, ptr {values}, i64 {slot}")
+    element = body.new(f"getelementptr i8, ptr {values}, i64 {offset}")
+    body.set_address(0, body.new(f"select i1 {inside}, ptr {element}, ptr null"))
+    return True
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 32) if number >> 31 else number
+
+
+def _field(body: Body, array: str, name: str) -> str:
+    return body.new(f"getelementptr i8, ptr {array}, i64 {MAP[name]}")
