@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from workbench.errors import MissingCapability
 from workbench.native.library import CORE
 
-__all__ = ("agent", "build", "compiler", "sources")
+__all__ = ("agent", "build", "compiler", "runtime_sources", "sources")
 
 FLAGS = (
     "-std=c11",
@@ -26,8 +27,21 @@ FLAGS = (
     "-Wextra",
     "-Werror",
     "-fvisibility=hidden",
+    "-pthread",
 )
 HERE = Path(__file__).parent
+# The agent of the userspace runtime is put into processes of any C library, or of none, so it needs none: no undefined
+# symbol, no relocation but relative ones, no vector register (its callers' are alive), no stack protector (no TLS).
+FREESTANDING = (
+    "-ffreestanding",
+    "-nostdlib",
+    "-fno-stack-protector",
+    "-fcf-protection=none",
+    "-fno-asynchronous-unwind-tables",
+    "-mgeneral-regs-only",
+    "-Wl,-Bsymbolic,-z,defs,-z,norelro,-z,separate-code,--hash-style=sysv,--build-id=none",
+)
+RUNTIME_AGENT_MACHINES = ("x86_64",)
 
 
 def compiler() -> str:
@@ -45,6 +59,11 @@ def sources() -> list[Path]:
     return sorted([*HERE.glob("*.c"), *HERE.glob("runtime/*.c")])
 
 
+def runtime_sources() -> list[Path]:
+    """C files of the userspace runtime's agent: its own and the freestanding ones that it shares with the core."""
+    return sorted(HERE.glob("agents/runtime/*.c"))
+
+
 def agent(name: str) -> Path:
     """Path of an agent: a small library that is loaded into an observed process."""
     return HERE / "agents" / f"{name}.so"
@@ -52,11 +71,13 @@ def agent(name: str) -> Path:
 
 def build(output: Path = CORE, extra: tuple[str, ...] = (), *, force: bool = False) -> bool:
     """Compile the core to `output` and, with it, the agents; returns False when all was up to date."""
-    headers = [*HERE.glob("*.h"), *HERE.glob("agents/*.h"), *HERE.glob("runtime/*.h")]
+    headers = list(HERE.rglob("*.h"))
     made = _compile(output, sources(), headers, extra, force)
     if output == CORE:
         for source in sorted(HERE.glob("agents/*.c")):
             made |= _compile(source.with_suffix(".so"), [source], headers, extra, force)
+        if platform.machine() in RUNTIME_AGENT_MACHINES:
+            made |= _compile(agent("runtime"), runtime_sources(), headers, FREESTANDING, force)
     return made
 
 
@@ -69,7 +90,7 @@ def _compile(
     part = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         subprocess.run(
-            [compiler(), *FLAGS, *extra, "-o", str(part), *map(str, inputs), "-lpthread"],
+            [compiler(), *FLAGS, *extra, "-o", str(part), *map(str, inputs)],
             check=True,
         )
         part.replace(output)

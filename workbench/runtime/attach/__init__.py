@@ -1,0 +1,10 @@
+"""Enter a process and run programs at places in its code: uprobe, uretprobe, override, replace, USDT.
+
+`Process` is the way in; `agent` and `remote` put our memory into the target, `relocate` and `trampoline` make the
+code, `stop` holds the threads. A new kind of hook is a module that makes sites, and a number in `layout`.
+"""
+
+from workbench.runtime.attach.link import HookKind, Link, Program, Request
+from workbench.runtime.attach.process import Process
+
+__all__ = ("HookKind", "Link", "Process", "Program", "Request")

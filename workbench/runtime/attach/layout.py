@@ -1,0 +1,42 @@
+"""Structures that the agent and the workbench share: native/agents/runtime/agent.h, native/runtime/runtime.h."""
+
+from __future__ import annotations
+
+import struct
+
+__all__ = (
+    "CHAIN",
+    "ENTRY",
+    "HITS",
+    "LINK",
+    "MIDDLE",
+    "MISSED",
+    "NEXT",
+    "OVERRIDE",
+    "PROGRAM",
+    "REPLACE",
+    "RETURN",
+    "SITE",
+    "UNWINDER",
+    "chain",
+)
+
+PROGRAM = struct.Struct("<QQIIQ")  # entry, maps, type, id, budget
+LINK = struct.Struct("<QQQIIQQ")  # program, cookie, function, kind, id, hits, missed
+SITE = struct.Struct("<QQQII")  # address, red_zone, chain, flags, pad
+CHAIN = struct.Struct("<II")  # entries, returns; then the links
+MIDDLE, UNWINDER = 1, 2
+ENTRY, RETURN, OVERRIDE, REPLACE = 1, 2, 3, 4
+
+
+def chain(entries: list[int], returns: list[int]) -> bytes:
+    """A struct wb_chain of links by address."""
+    links = entries + returns
+    return CHAIN.pack(len(entries), len(returns)) + struct.pack(f"<{len(links)}Q", *links)
+
+
+# struct wb_task
+_FRAMES, _FRAME, _LINKS = 512, 32, 4096
+NEXT = 176 + 9 * 8
+HITS = 256 + 8 + 8 + 8 + 32 + _FRAMES * _FRAME
+MISSED = HITS + 8 * _LINKS

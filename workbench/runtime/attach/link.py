@@ -1,0 +1,89 @@
+"""What an attachment is asked for and what it becomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from workbench.runtime.attach.process import Process
+
+__all__ = ("HookKind", "Link", "Program", "Request")
+
+HookKind = Literal["uprobe", "uretprobe", "override", "replace", "usdt"]
+
+
+class Program(Protocol):
+    """What `workbench.runtime.jit.compile_program` gives: position-independent bytes and where to enter them."""
+
+    @property
+    def code(self) -> bytes:
+        """The bytes."""
+
+    @property
+    def entry(self) -> int:
+        """Offset of `uint64_t program(void *ctx, struct wb_run *run)` in them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One program for one site.
+
+    Attributes
+    ----------
+    program : Program
+    site : str or int
+        See `modules.Modules.resolve`.
+    kind : str
+        uprobe (at any instruction), uretprobe, override (bpf_override_return skips the function), replace (the
+        program's r0 is the function's result), usdt (``provider:name`` marks; see `usdt`).
+    cookie : int
+        What bpf_get_attach_cookie gives.
+    maps : tuple of int
+        Addresses, in the target, of the maps by the program's map index.
+    """
+
+    program: Program
+    site: str | int
+    kind: HookKind = "uprobe"
+    cookie: int = 0
+    maps: tuple[int, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """A program attached to a site of a process.
+
+    Attributes
+    ----------
+    name : str
+        The site as a person writes it: module:function+offset.
+    address : int
+        The first replaced byte.
+    method : str
+        How control gets to the program: ``jump`` or ``trap``.
+    """
+
+    process: Process
+    request: Request
+    number: int
+    name: str
+    address: int
+    record: int
+    method: str = "jump"
+    detached: bool = False
+    _own: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def hits(self) -> int:
+        """How often the program ran at this site, all threads together."""
+        return self.process.count(self, "hits")
+
+    @property
+    def missed(self) -> int:
+        """Hits that ran no program: the thread was in another program, or its return could not be followed."""
+        return self.process.count(self, "missed")
+
+    def detach(self) -> None:
+        """Take the program off its site; the last one of a site restores the bytes. Harmless twice."""
+        self.process.detach([self])
