@@ -60,6 +60,9 @@ struct wb_space {
     uint64_t *epoch;                     /* shared: the global epoch, never 0 */
     void *shared;                        /* the namespace's own segment */
     uint64_t length;
+    struct wb_map *printk; /* ring of struct wb_printk_line (printk.h); NULL = what programs print is dropped */
+    struct wb_map *timers; /* ring of the timers that programs started (timer.h); NULL = no timers */
+    uint64_t reserved[2];
 };
 
 /* What a map type can do. A NULL entry means the type does not have the operation (-EOPNOTSUPP or as the kernel says).
@@ -138,10 +141,17 @@ struct wb_run {
     uint32_t overridden, mapped;  /* 104 108  1 = `changed` replaces the result */
     uint64_t registers[6];        /* 112  scratch of the trampolines */
     void *frame;                  /* 160  struct pt_regs image of the probed code, for stacks; NULL = none */
-    uint8_t *scratch;             /* 168  WB_SCRATCH bytes of this thread, for helpers */
-    uint64_t reserved[10];        /* 176 */
+    uint8_t *scratch;             /* 168  WB_SCRATCH bytes of this thread, for helpers and maps; NULL = none */
+    uint64_t reserved[3];         /* 176  robust list of a thread without a C library (space.c) */
+    struct wb_program *program;   /* 200  the running program (after a tail call: the target) */
+    uint64_t stack;               /* 208  stack pointer when the running program began */
+    uint64_t signals[2];          /* 216  to be sent when the program ends, to process and thread: bit = number - 1 */
+    uint64_t checked;             /* 232  1 = the cache of readable pages was looked at in this run (safe_read.c) */
+    uint64_t reserved2;           /* 240 */
+    uint64_t next;                /* 248  the agent: another run of this process */
 };                                /* 256 */
 #define WB_SCRATCH 65536
+#define WB_SCRATCH_THREAD 16384 /* the last bytes of it: struct wb_thread (thread.h); zero at first */
 #define WB_STOP_BUDGET 1
 
 extern const wb_helper wb_helpers[WB_HELPERS];

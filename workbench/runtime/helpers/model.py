@@ -121,7 +121,7 @@ CGROUP: Types = frozenset(
 NETWORK: Types = SKB | frozenset({"xdp", "sk_msg", "sk_reuseport", "flow_dissector", "sock_ops"})
 
 #: Names of the helpers that user space implements: the rows of workbench/native/runtime/table.c.
-#: `get_current_task_btf` gives a handle for task storage there, not memory: the verifier refuses reads through it.
+#: `get_current_task(_btf)` gives the running thread as the structures of native/runtime/platform.h.
 USERSPACE: frozenset[str] = frozenset(
     words("""
     map_lookup_elem map_update_elem map_delete_elem map_push_elem map_pop_elem map_peek_elem
@@ -140,7 +140,7 @@ USERSPACE: frozenset[str] = frozenset(
     dynptr_from_mem dynptr_read dynptr_write dynptr_data user_ringbuf_drain
     timer_init timer_set_callback timer_start timer_cancel
     spin_lock spin_unlock
-    task_storage_get task_storage_delete get_current_task_btf
+    task_storage_get task_storage_delete get_current_task get_current_task_btf
     """)
 )
 
