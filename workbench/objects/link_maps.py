@@ -28,6 +28,7 @@ _RINGBUF, _USER_RINGBUF = 27, 31
 _RDONLY_PROG, _MMAPABLE = 1 << 7, 1 << 10
 _SHF_ALLOC, _SHF_EXECINSTR = 2, 4
 _ABS64 = 2
+_LARGEST_DATA = 1 << 28  # bytes
 _NUMBERS = {
     "type": "type",
     "key_size": "key_size",
@@ -94,7 +95,7 @@ def _data_map(obj: BpfObject, section: Section) -> LinkedMap:
     has_btf = obj.elf.section(".BTF") is not None
     described = obj.btf.find(DATASEC, section.name) if has_btf else None
     flags = _RDONLY_PROG if read_only else 0
-    if section.size > mmap.PAGESIZE << 20:
+    if section.size > _LARGEST_DATA:
         raise BadElf(f"{obj.name}: section {section.name} has {section.size} bytes")
     # As libbpf: only a section with a variable that others may see is worth mapping into memory.
     if described and any(_linkage(obj.btf, entry) for entry in described.members):

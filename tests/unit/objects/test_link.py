@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from core_sources import LOCAL, TARGETS, target_source
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from link_sources import CALLS, HEAD, MAPS, PINNED, STRONG, USES_STRONG, VARIABLES, WEAK
 
 from workbench.errors import MissingCapability, WorkbenchError
 from workbench.objects import compile, model
-from workbench.objects.btf import FUNC, STRUCT
+from workbench.objects.btf import FUNC, STRUCT, BadBtf, Btf
+from workbench.objects.btf_ext import CoreRecord
 from workbench.objects.core_patch import POISON_HELPER
+from workbench.objects.core_relocation import Resolver
 from workbench.objects.elf import BadElf
 from workbench.objects.link import link
 
@@ -233,3 +239,97 @@ def test_an_object_without_debug_information(build, tmp_path: Path) -> None:  # 
         len(first.functions) == 7 and not first.lines and not any(f.type for f in first.functions)
     )
     assert first.code == link(obj).programs["first"].code
+
+
+def test_objects_for_other_machines(build) -> None:  # type: ignore[no-untyped-def]
+    data = build(CALLS).data
+    for at, byte, what in ((5, 2, "the other byte order"), (4, 1, "it is for 32 bits")):
+        changed = bytearray(data)
+        changed[at] = byte
+        with pytest.raises(
+            BadElf, match=f"not a 64-bit little-endian ELF file: .*{what}"
+        ) as caught:
+            model.BpfObject(bytes(changed), "other")
+        assert "-target bpfel" in caught.value.hint
+
+
+def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
+    """The object cut short, or with bytes changed within one of its sections."""
+    data = bytearray(whole)
+    if draw(st.integers(0, 9)) == 0:
+        return bytes(data[: draw(st.integers(0, len(data)))])
+    (table,) = struct.unpack_from("<Q", data, 40)
+    sections = [s for s in model.BpfObject(whole, "whole").elf.sections if s.size and s.type != 8]
+    section = draw(st.sampled_from(sections))
+    (begin,) = struct.unpack_from("<Q", data, table + 64 * section.index + 24)
+    for _ in range(draw(st.integers(1, 8))):
+        inside = draw(st.booleans()) or draw(st.booleans())
+        places = (begin, begin + section.size - 1) if inside else (table, len(data) - 1)
+        data[draw(st.integers(*places))] = draw(st.integers(0, 255))
+    return bytes(data)
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[bytes], Btf]:
+    folder = tmp_path_factory.mktemp("objects")
+
+    def made(name: str, text: str) -> bytes:
+        source = folder / f"{name}.bpf.c"
+        source.write_text(text)
+        return compile.compile_file(source, folder / f"{name}.o").read_bytes()
+
+    texts = {"calls": CALLS, "variables": VARIABLES, "maps": MAPS, "weak": WEAK, "core": LOCAL}
+    whole = [made(name, text) for name, text in texts.items()]
+    types = model.BpfObject(made("types", target_source(TARGETS["moved"])), "types").btf
+    return [*whole, model.builtin("uprobe").data], types
+
+
+@settings(
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(data=st.data())
+def test_damaged_objects_are_errors(objects: tuple[list[bytes], Btf], data: st.DataObject) -> None:
+    wholes, types = objects
+    whole = data.draw(st.sampled_from(wholes))
+    raw = data.draw(st.composite(lambda draw: damaged(draw, whole))())
+    with contextlib.suppress(WorkbenchError):
+        obj = model.BpfObject(raw, "damaged")
+        for program in link(
+            obj, btf=data.draw(st.sampled_from([obj.btf, types]))
+        ).programs.values():
+            assert len(program.code) == 8 * sum(f.count for f in program.functions)
+
+
+def btf_of(types: list[bytes], names: list[str]) -> bytes:
+    """A BTF blob of raw types; the first name is at offset 1 of the strings."""
+    strings = b"\0" + b"".join(name.encode() + b"\0" for name in names)
+    body = b"".join(types)
+    header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(body), len(body), len(strings))
+    return header + body + strings
+
+
+def nest(levels: int, width: int) -> bytes:
+    """`struct bomb` of anonymous structs of anonymous structs ...: width ** levels members."""
+    types = []
+    for level in range(levels):
+        members = b"".join(struct.pack("<3I", 0, level + 2, 0) for _ in range(width))
+        name = 1 if level == 0 else 0
+        types.append(struct.pack("<3I", name, 4 << 24 | width, 8) + members)
+    types.append(struct.pack("<3II", 6, 1 << 24, 8, 64))
+    return btf_of(types, ["bomb", "long", "field"])
+
+
+def test_types_that_nest_without_end_are_an_error() -> None:
+    local = btf_of(
+        [
+            struct.pack("<3I", 1, 4 << 24 | 1, 8) + struct.pack("<3I", 11, 2, 0),
+            struct.pack("<3II", 6, 1 << 24, 8, 64),
+        ],
+        ["bomb", "long", "field"],
+    )
+    resolver = Resolver(Btf(local), Btf(nest(40, 8)))
+    with pytest.raises(BadBtf, match="nest too deeply"):
+        resolver.resolve(CoreRecord(0, 1, "0:0", 0))
