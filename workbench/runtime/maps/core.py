@@ -52,6 +52,9 @@ class CSpace(ctypes.Structure):
         ("epoch", ctypes.c_void_p),
         ("shared", ctypes.c_void_p),
         ("length", ctypes.c_uint64),
+        ("printk", ctypes.c_void_p),
+        ("timers", ctypes.c_void_p),
+        ("reserved", ctypes.c_uint64 * 2),
     )
 
 
