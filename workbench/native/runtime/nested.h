@@ -1,0 +1,16 @@
+/* Maps whose values are objects of a process: programs or other maps. The segment holds ids, which mean the same
+ * everywhere; each process has its own table from id to object (nested.c). */
+#ifndef WB_RUNTIME_NESTED_H
+#define WB_RUNTIME_NESTED_H
+
+#include "map_type.h"
+
+/* What this process has under an id (NULL: nothing any more). A slot whose id was not offered reads as empty. */
+WB_EXPORT int64_t wb_nested_offer(struct wb_map *outer, uint32_t id, void *object);
+/* The shape that inner maps must have; set once by whoever creates the outer map. */
+WB_EXPORT int64_t wb_nested_shape(struct wb_map *outer, uint32_t type, uint32_t key_size, uint32_t value_size,
+                                  uint32_t max_entries, uint32_t flags);
+/* Program arrays: bring `local` (struct wb_program *[max_entries]) up to date with what other processes stored. */
+WB_EXPORT int64_t wb_prog_array_refresh(struct wb_map *map);
+
+#endif
