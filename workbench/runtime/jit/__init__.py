@@ -6,16 +6,10 @@ A new instruction or inlined helper is a case in one of `arithmetic`, `memory`, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from workbench.runtime.jit.blob import Blob, Symbol
-    from workbench.runtime.jit.code import Code, load
-    from workbench.runtime.jit.compile import compile_program
-
-__all__ = ("Blob", "Code", "Symbol", "compile_program", "load", "run_raw")
-
 from workbench.runtime.jit.blob import Blob, Symbol
 from workbench.runtime.jit.code import Code, load
 from workbench.runtime.jit.compile import compile_program
+from workbench.runtime.jit.program import Program
 from workbench.runtime.jit.raw import run_raw
+
+__all__ = ("Blob", "Code", "Program", "Symbol", "compile_program", "load", "run_raw")

@@ -10,7 +10,7 @@ from workbench.errors import MissingCapability
 from workbench.runtime.isa import Instruction
 from workbench.runtime.isa import opcodes as op
 from workbench.runtime.jit.body import INVARIANT, ZERO, Body
-from workbench.runtime.jit.layout import HELPERS, MAP, MAX_LOOPS, MAX_TAIL_CALLS, PROGRAM
+from workbench.runtime.jit.layout import HELPERS, MAX_LOOPS
 from workbench.runtime.jit.lookup import lookup
 from workbench.runtime.jit.shape import ADDRESS, loaded_shape
 from workbench.runtime.jit.unit import CALLBACK_HELPERS, LOOP, TAIL_CALL
@@ -118,36 +118,22 @@ def _numbered(body: Body, register: int) -> None:
 def _tail_call(body: Body) -> None:
     """kernel/bpf/core.c JMP_TAIL_CALL: with no such program, or after 33 of them, the call does nothing.
 
-    A program array's `wb_map.local` is an array of struct wb_program *, one per entry, NULL where there is none.
+    The helper makes the run the target's and returns its entry, or 0. A subprogram's tail call returns to its caller.
     """
-    array, context, index = body.address(2), body.address(1), body.word(3)
-    inside, allowed, take, fail = body.fresh(), body.fresh(), body.fresh(), body.fresh()
-    entries = body.new(f"getelementptr i8, ptr {array}, i64 {MAP['max_entries']}")
-    limit = body.new(f"load i32, ptr {entries}{INVARIANT}")
-    test = body.new(f"icmp ult i32 {index}, {limit}")
-    body.emit(f"br i1 {test}, label %{inside}, label %{fail}")
-    body.begin(inside)
-    count_place = body.field_address("tail_calls")
-    count = body.new(f"load i32, ptr {count_place}")
-    test = body.new(f"icmp ult i32 {count}, {MAX_TAIL_CALLS}")
-    body.emit(f"br i1 {test}, label %{allowed}, label %{fail}")
-    body.begin(allowed)
-    local = body.new(f"getelementptr i8, ptr {array}, i64 {MAP['local']}")
-    programs = body.new(f"load ptr, ptr {local}{INVARIANT}")
-    wide = body.new(f"zext i32 {index} to i64")
-    place = body.new(f"getelementptr ptr, ptr {programs}, i64 {wide}")
-    program = body.new(f"load atomic ptr, ptr {place} acquire, align 8")
-    test = body.new(f"icmp eq ptr {program}, null")
+    operands = [body.passed(register, as_address=False) for register in (1, 2, 3)]
+    context = body.address(1)
+    own = body.new("load ptr, ptr %run")
+    program_place = body.field_address("program")
+    program = body.new(f"load ptr, ptr {program_place}")
+    helper = helper_address(body, TAIL_CALL)
+    entry = body.new(f"call ptr {helper}(ptr %run, {', '.join(operands)}, i64 undef, i64 undef)")
+    take, fail = body.fresh(), body.fresh()
+    test = body.new(f"icmp eq ptr {entry}, null")
     body.emit(f"br i1 {test}, label %{fail}, label %{take}")
     body.begin(take)
-    body.emit(f"store i32 {body.new(f'add i32 {count}, 1')}, ptr {count_place}")
-    entry = body.new(f"load atomic ptr, ptr {program} acquire, align 8")
-    its_maps = body.new(f"getelementptr i8, ptr {program}, i64 {PROGRAM['maps']}")
-    maps = body.new(f"load ptr, ptr {its_maps}")
-    own = body.new("load ptr, ptr %run")
-    body.emit(f"store ptr {maps}, ptr %run")
     result = body.new(f"call i64 {entry}(ptr {context}, ptr %run)")
     body.emit(f"store ptr {own}, ptr %run")
+    body.emit(f"store ptr {program}, ptr {program_place}")
     body.emit(f"ret i64 {result}")
     body.begin(fail)
     body.state[0] = ZERO

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from workbench.errors import BadSpec
 from workbench.objects.linked import LinkedMap, LinkedProgram
 from workbench.runtime.isa import check_targets, decode_slots
+from workbench.runtime.jit import cache as cache_files
 from workbench.runtime.jit.blob import Blob
 from workbench.runtime.jit.flatten import flatten
 from workbench.runtime.jit.flow import Graph, functions, graph
@@ -20,7 +21,7 @@ from workbench.runtime.jit.unit import Options, Unit, unit
 if TYPE_CHECKING:
     from workbench.runtime.verifier.verdict import Verdict
 
-__all__ = ("TIERS", "compile_program", "compile_unit", "prepare")
+__all__ = ("TIERS", "compile_program", "compile_unit", "find", "prepare")
 
 TIERS: Final = ("quick", "optimised")
 
@@ -45,6 +46,7 @@ def compile_program(
     tier: str = "quick",
     vectors: bool = False,
     machine: str = "",
+    cached: bool = True,
 ) -> Blob:
     """Compile a program.
 
@@ -63,6 +65,8 @@ def compile_program(
         Use vector registers. Off for code that probes call: then they need not be saved.
     machine : str
         `x86_64` or `aarch64`; by default this machine.
+    cached : bool
+        Look in the cache on disk first, and leave the result there.
 
     Raises
     ------
@@ -76,7 +80,27 @@ def compile_program(
     if tier not in TIERS:
         raise BadSpec(f"there is no tier {tier!r}", f"tiers: {', '.join(TIERS)}")
     options = Options(tier == "optimised", vectors, False, machine or host())
-    return compile_unit(prepare(program.code, maps, options, verdict))
+    name = cache_files.key(program.code, maps, options, verdict) if cached else ""
+    if cached and (found := cache_files.read(name)):
+        return found
+    blob = compile_unit(prepare(program.code, maps, options, verdict))
+    if cached:
+        cache_files.write(name, blob)
+    return blob
+
+
+def find(
+    program: LinkedProgram,
+    maps: Sequence[LinkedMap],
+    *,
+    verdict: Verdict | None = None,
+    tier: str = "quick",
+    vectors: bool = False,
+    machine: str = "",
+) -> Blob | None:
+    """The blob that `compile_program` with these arguments would find in the cache, or None; compiles nothing."""
+    options = Options(tier == "optimised", vectors, False, machine or host())
+    return cache_files.read(cache_files.key(program.code, maps, options, verdict))
 
 
 def prepare(

@@ -11,7 +11,6 @@ __all__ = (
     "HELPERS",
     "MAP",
     "MAX_LOOPS",
-    "MAX_TAIL_CALLS",
     "PROGRAM",
     "PROGRAM_BYTES",
     "RUN",
@@ -21,7 +20,6 @@ __all__ = (
 
 HELPERS: Final = 512
 STOP_BUDGET: Final = 1
-MAX_TAIL_CALLS: Final = 33  # kernel: MAX_TAIL_CALL_CNT of include/linux/bpf.h
 MAX_LOOPS: Final = 1 << 23  # kernel: BPF_MAX_LOOPS of kernel/bpf/bpf_iter.c
 
 RUN: Final = {
@@ -39,6 +37,7 @@ RUN: Final = {
     "flags": 68,
     "registers": 112,
     "scratch": 168,
+    "program": 200,
 }
 RUN_BYTES: Final = 256
 
@@ -52,8 +51,6 @@ MAP: Final = {
     "stride": 48,
     "cpu_stride": 52,
     "cpus": 56,
-    "ops": 64,
-    "local": 80,
 }
 
 PROGRAM: Final = {"entry": 0, "maps": 8, "type": 16, "id": 20, "budget": 24}

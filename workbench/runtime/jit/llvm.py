@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import threading
 from functools import cache
 from typing import Any
 
@@ -87,8 +89,15 @@ def _target_machine(options: Options) -> Any:
 
 #: x86 features that need no vector register.
 _INTEGER = frozenset(
-    ("64bit", "adx", "bmi", "bmi2", "cmov", "cx16", "cx8", "fsgsbase", "lzcnt", "movbe", "popcnt")
-    + ("prfchw", "rdpid", "rdrnd", "rdseed", "sahf")
+    {"64bit", "adx", "bmi", "bmi2", "cmov", "cx16", "cx8", "fsgsbase"}
+    | {"lzcnt", "movbe", "popcnt", "prfchw", "rdpid", "rdrnd", "rdseed", "sahf"}
+)
+
+
+_busy = threading.Lock()
+# A child of fork that began while a thread compiled would inherit LLVM in the middle of something.
+os.register_at_fork(
+    before=_busy.acquire, after_in_parent=_busy.release, after_in_child=_busy.release
 )
 
 
@@ -103,6 +112,11 @@ def object_code(text: str, options: Options, bitcode: tuple[bytes, ...] = ()) ->
     bitcode : tuple of bytes
         Modules to link in before it is optimised.
     """
+    with _busy:
+        return _object_code(text, options, bitcode)
+
+
+def _object_code(text: str, options: Options, bitcode: tuple[bytes, ...]) -> bytes:
     llvm = binding()
     target = _target_machine(options)
     context = llvm.create_context()

@@ -7,10 +7,11 @@ from typing import Final
 from workbench.runtime.jit.body import INVARIANT, Body
 from workbench.runtime.jit.layout import MAP
 
-__all__ = ("ARRAY", "PERCPU_ARRAY", "lookup", "stride")
+__all__ = ("ARRAY", "INLINED", "PERCPU_ARRAY", "lookup", "stride")
 
 ARRAY: Final = 2  # BPF_MAP_TYPE_ARRAY
 PERCPU_ARRAY: Final = 6
+INLINED: Final = frozenset({ARRAY, PERCPU_ARRAY})
 _LOOKUP: Final = 1  # bpf_map_lookup_elem
 
 
@@ -25,7 +26,7 @@ def lookup(body: Body, helper: int) -> bool:
     if helper != _LOOKUP or index < 0:
         return False
     shape = body.unit.maps[index]
-    if shape.type not in (ARRAY, PERCPU_ARRAY):
+    if shape.type not in INLINED:
         return False
     array = body.address(1)
     key = body.new(f"load i32, ptr {body.address(2)}, align 1")
@@ -36,6 +37,8 @@ def lookup(body: Body, helper: int) -> bool:
     if shape.type == PERCPU_ARRAY:
         step = body.new(f"load i32, ptr {_field(body, array, 'cpu_stride')}{INVARIANT}")
         cpu = body.new(f"load i32, ptr {body.field_address('cpu')}")
+        cpus = body.new(f"load i32, ptr {_field(body, array, 'cpus')}{INVARIANT}")
+        inside = body.new(f"and i1 {inside}, {body.new(f'icmp ult i32 {cpu}, {cpus}')}")
         slot = body.new(
             f"mul i64 {body.new(f'zext i32 {step} to i64')}, {body.new(f'zext i32 {cpu} to i64')}"
         )

@@ -1,0 +1,50 @@
+"""One thread that compiles optimised code while programs run already; it ends with the process, at once."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import queue
+import threading
+from collections.abc import Callable
+
+__all__ = ("submit",)
+
+
+class _Worker:
+    """The thread and what waits for it; made anew in a child of fork, which has no threads."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.ending = False
+        self.thread = threading.Thread(target=self._run, name="workbench-jit", daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        while (job := self.work.get()) is not None and not self.ending:
+            job()
+
+    def end(self) -> None:
+        """Let the compilation under way finish: LLVM must not be torn down around it."""
+        if self.process == os.getpid():
+            self.ending = True
+            self.work.put(None)
+            self.thread.join()
+
+
+_lock = threading.Lock()
+os.register_at_fork(
+    before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+)
+_worker: _Worker | None = None
+
+
+def submit(job: Callable[[], None]) -> None:
+    """Run `job` in the background, after what was submitted before; jobs that have not begun at exit are dropped."""
+    global _worker
+    with _lock:
+        if _worker is None or _worker.process != os.getpid():
+            _worker = _Worker()
+            atexit.register(_worker.end)
+        _worker.work.put(job)
