@@ -14,8 +14,7 @@ HELPER(ktime_get_tai_ns) { NO_ARGUMENTS; return wb_clock(11); }
 /* jiffies start at -300 s as an unsigned 32-bit number (INITIAL_JIFFIES) and follow CLOCK_MONOTONIC. */
 HELPER(jiffies64) {
     NO_ARGUMENTS;
-    uint64_t rate = wb_process.tick_rate;
-    uint64_t now = wb_clock(6);
+    uint64_t now = wb_clock(6), rate = wb_process.tick_rate;
     return (uint32_t)-(300 * rate) + now / 1000000000u * rate + now % 1000000000u * rate / 1000000000u;
 }
 
@@ -96,6 +95,7 @@ HELPER(get_ns_current_pid_tgid) {
         uint32_t pid, tgid;
     } *to = (void *)r3;
     uint32_t size = (uint32_t)r4, pid, tid;
+    wb_process_ready();
     /* The kernel packs a device as 12 bits major, 20 bits minor; stat(2) in the old layout of both. */
     uint64_t stat = wb_process.pid_ns[0];
     uint64_t device = (stat >> 8 & 0xfff) << 20 | (stat >> 12 & 0xfff00) | (stat & 0xff);
@@ -114,6 +114,7 @@ static struct task_struct *current_task(struct wb_run *run) {
     struct wb_thread *thread = wb_thread(run);
     if (!thread)
         return 0;
+    wb_process_ready();
     uint32_t pid, tid;
     ids(run, &pid, &tid);
     thread->mm.start_stack = wb_process.start_stack;

@@ -320,6 +320,7 @@ WB_EXPORT int64_t wb_process_start(uint32_t with_handlers) {
 /* --- clocks ------------------------------------------------------------------------------------------------------------------ */
 
 WB_EXPORT uint64_t wb_clock(int32_t clock) {
+    wb_process_ready();
     int64_t time[2] = {0, 0};
     int64_t (*fast)(int64_t, int64_t[2]) = wb_process.clock_gettime;
     if (!fast || fast(clock, time))
@@ -340,6 +341,7 @@ uint64_t wb_ticks(void) {
 }
 
 uint32_t wb_current_cpu(uint32_t *node) {
+    wb_process_ready();
     uint32_t cpu = 0, at = 0;
 #if defined(__x86_64__)
     /* The kernel keeps node << 12 | cpu in MSR_TSC_AUX and in a segment limit (arch/x86/include/asm/segment.h). */

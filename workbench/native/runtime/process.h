@@ -33,6 +33,10 @@ extern struct wb_process wb_process;
 
 /* Fills wb_process; installs the fault handlers when asked. 0 or a negative errno. Safe to call again, from any thread. */
 int64_t wb_process_start(uint32_t with_handlers);
+static inline void wb_process_ready(void) {
+    if (__builtin_expect(WB_LOAD(&wb_process.started) != 2, 0))
+        wb_process_start(0);
+}
 /* Puts the previous handlers back, if ours are still in place: 1 = done, 0 = others are installed now. */
 int64_t wb_process_stop(void);
 /* Whether a fault of the calling thread would reach our handler: two or three system calls. */

@@ -141,6 +141,7 @@ static struct wb_thread *fresh(struct wb_run *run) {
     struct wb_thread *thread = wb_thread(run);
     if (!thread || run->checked)
         return thread;
+    wb_process_ready();
     uint64_t now = wb_ticks();
     if (!thread->armed || now - (thread->pages_until - wb_process.expiry) >= wb_process.expiry)
         empty(thread, now);

@@ -37,8 +37,6 @@ WB_LATER int64_t wb_perf_output(
 /* The id of a stack after bpf_get_stackid: `flags` are BPF_F_FAST_STACK_CMP and BPF_F_REUSE_STACKID. */
 WB_LATER int64_t wb_stack_id(
     struct wb_run *run, struct wb_map *map, const uint64_t *addresses, uint32_t count, uint64_t flags);
-/* The program at an index of a program array, NULL = none. */
-WB_LATER struct wb_program *wb_program_at(struct wb_run *run, struct wb_map *map, uint32_t index);
 /* The running thread's value in a task storage map; `initial` may be NULL. */
 WB_LATER void *wb_storage_get(struct wb_run *run, struct wb_map *map, const void *initial, uint64_t flags);
 WB_LATER int64_t wb_storage_delete(struct wb_run *run, struct wb_map *map);
