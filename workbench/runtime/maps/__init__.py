@@ -6,6 +6,9 @@ A new type is a row in maps.c; a face of its own is a subclass of Map registered
 
 from __future__ import annotations
 
+from workbench.runtime.maps import kinds as kinds
+from workbench.runtime.maps import nested as nested
+from workbench.runtime.maps import rings as rings
 from workbench.runtime.maps.map import FACES, Map
 from workbench.runtime.maps.participants import current_run
 from workbench.runtime.maps.space import Space, SpaceInfo, collect, spaces

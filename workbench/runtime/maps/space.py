@@ -26,6 +26,7 @@ from workbench.errors import BadSpec, MissingCapability, NotPermitted
 from workbench.runtime.maps import layout
 from workbench.runtime.maps.core import CSegment, CSpace, core, map_error
 from workbench.runtime.maps.map import FACES, Map
+from workbench.runtime.maps.nested import MapOfMaps
 from workbench.runtime.maps.participants import leave
 
 if TYPE_CHECKING:
@@ -241,6 +242,8 @@ class Space:
             about = {"name": name, "key": layout.to_json(key), "value": layout.to_json(value)}
             path.with_suffix(".json").write_text(json.dumps(about))
         made = self._face(path, name, memory, key, value)
+        if linked.inner is not None and isinstance(made, MapOfMaps):
+            made.set_shape(linked.inner)
         if linked.initial:
             made.update(b"\0" * linked.key_size, linked.initial.ljust(linked.value_size, b"\0"))
         return made
