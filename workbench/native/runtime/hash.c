@@ -1,0 +1,465 @@
+/* Hash, per-CPU hash and their LRU kinds (kernel/bpf/hashtab.c): lookup, update, delete. Design: hash.h.
+ *
+ * LRU is the clock algorithm: a lookup of a program marks the slot, an insertion into a full map moves a hand over the
+ * slots, unmarking, and deletes the first entry that has no mark. The kernel's lists approximate LRU differently; both
+ * may evict an entry that is not the oldest, and which one is no promise of either.
+ */
+#include "hash.h"
+
+#define ANY 0u
+#define NOEXIST 1u
+#define EXIST 2u
+#define F_LOCK 4u
+#define NONE UINT32_MAX
+
+/* A word on the way to a slot, found with the bucket locked. */
+struct place {
+    uint64_t *head, *word;
+    uint64_t first; /* the head without its owner */
+    uint32_t slot;  /* 0 = the key is not there */
+};
+
+/* --- reading ------------------------------------------------------------------------------------------------------- */
+
+static inline uint32_t find(const struct wb_map *map, const void *key, uint64_t hash) {
+    uint32_t tag = wb_hash_tag(hash), slots = wb_slots(map);
+    uint64_t word = WB_LOAD(wb_heads(map) + (hash & map->mask));
+    for (uint32_t left = slots; left; left--) { /* a damaged chain may be a ring */
+        uint32_t index = WB_WORD_SLOT(word);
+        if (!index || index >= slots)
+            return 0;
+        struct wb_slot *slot = wb_slot(map, index);
+        if (WB_WORD_TAG(word) == tag && wb_same_key(map, key, wb_slot_key(slot)))
+            return index;
+        word = WB_LOAD(&slot->next);
+    }
+    return 0;
+}
+
+static inline uint32_t cpu_of(const struct wb_run *run, const struct wb_map *map) {
+    return run->cpu < map->cpus ? run->cpu : 0;
+}
+
+static void *hash_lookup(struct wb_run *run, struct wb_map *map, const void *key) {
+    (void)run;
+    uint32_t slot = find(map, key, wb_key_hash(map, key));
+    return slot ? (uint8_t *)wb_slot(map, slot) + wb_value_at(map) : 0;
+}
+
+static inline void mark(const struct wb_map *map, uint32_t slot) {
+    uint32_t *used = &wb_slot(map, slot)->used;
+    if (!WB_PEEK(used))
+        WB_PUT(used, 1);
+}
+
+static void *lru_lookup(struct wb_run *run, struct wb_map *map, const void *key) {
+    (void)run;
+    uint32_t slot = find(map, key, wb_key_hash(map, key));
+    if (!slot)
+        return 0;
+    mark(map, slot);
+    return (uint8_t *)wb_slot(map, slot) + wb_value_at(map);
+}
+
+static void *percpu_at(struct wb_run *run, struct wb_map *map, const void *key, uint32_t cpu) {
+    (void)run;
+    if (cpu >= map->cpus)
+        return 0;
+    uint32_t slot = find(map, key, wb_key_hash(map, key));
+    if (slot && wb_is_lru(map))
+        mark(map, slot);
+    return slot ? wb_slot_value(map, slot, cpu) : 0;
+}
+
+static void *percpu_lookup(struct wb_run *run, struct wb_map *map, const void *key) {
+    return percpu_at(run, map, key, cpu_of(run, map));
+}
+
+/* --- writing ------------------------------------------------------------------------------------------------------- */
+
+static int64_t begin(struct wb_run *run, struct wb_map *map, struct wb_block **block) {
+    if (!run->self)
+        return -EINVAL;
+    struct wb_block *mine = *block = wb_block(map, run->owner);
+    for (;;) {
+        if (__builtin_expect(mine->generation != run->self->generation, 0)) {
+            int64_t error = wb_block_adopt(run, map, mine);
+            if (error)
+                return error;
+        }
+        if (mine->busy)
+            return -EBUSY;
+        WB_STORE(&mine->busy, 1);
+        __atomic_signal_fence(__ATOMIC_SEQ_CST);
+        if (__builtin_expect(run->flags & WB_RUN_FENCE, 0))
+            __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        if (__builtin_expect(!WB_LOAD(&mine->guard), 1))
+            return 0;
+        WB_STORE(&mine->busy, 0);
+        int64_t error = wb_block_adopt(run, map, mine);
+        if (error)
+            return error;
+    }
+}
+
+static inline void finish(struct wb_block *mine) { WB_STORE(&mine->busy, 0); }
+
+static int64_t lock_contended(struct wb_run *run, struct wb_map *map, uint64_t *head) {
+    for (uint32_t turn = 0; wb_wait(&turn);) {
+        uint64_t word = WB_LOAD(head);
+        uint32_t owner = WB_WORD_OWNER(word);
+        if (!owner) {
+            if (wb_exchange(head, word, word | (uint64_t)run->owner << 52))
+                return 0;
+        } else if (wb_owner_dead(map, owner)) {
+            wb_block_reap(run, map, owner, 0);
+        }
+    }
+    return -EBUSY;
+}
+
+static inline int64_t lock(struct wb_run *run, struct wb_map *map, struct wb_block *mine, uint64_t hash,
+                           struct place *place) {
+    uint32_t bucket = (uint32_t)hash & map->mask;
+    uint64_t *head = place->head = wb_heads(map) + bucket, word = WB_PEEK(head);
+    WB_STORE(&mine->bucket, bucket + 1);
+    if (__builtin_expect(WB_WORD_OWNER(word) || !wb_exchange(head, word, word | (uint64_t)run->owner << 52), 0)) {
+        int64_t error = lock_contended(run, map, head);
+        if (error) {
+            WB_STORE(&mine->bucket, 0);
+            return error;
+        }
+        word = WB_LOAD(head);
+    }
+    place->first = WB_WORD_PLAIN(word);
+    return 0;
+}
+
+static inline void unlock(struct wb_block *mine, const struct place *place) {
+    WB_STORE(place->head, place->first);
+    WB_STORE(&mine->bucket, 0);
+}
+
+/* The word that leads to the key, or to the slot `index` where that is given. */
+static inline void seek(const struct wb_map *map, const void *key, uint64_t hash, uint32_t wanted,
+                        struct place *place) {
+    uint32_t tag = wb_hash_tag(hash), slots = wb_slots(map);
+    uint64_t word = place->first;
+    place->word = place->head;
+    place->slot = 0;
+    for (uint32_t left = slots; left; left--) {
+        uint32_t index = WB_WORD_SLOT(word);
+        if (!index || index >= slots)
+            return;
+        struct wb_slot *slot = wb_slot(map, index);
+        if (wanted != NONE ? index == wanted
+                           : WB_WORD_TAG(word) == tag && wb_same_key(map, key, wb_slot_key(slot))) {
+            place->slot = index;
+            return;
+        }
+        place->word = &slot->next;
+        word = WB_PEEK(&slot->next);
+    }
+}
+
+/* Arm the record, store the one word that makes the operation happen, and bring the block up to date. */
+static inline void commit(struct wb_map *map, struct wb_block *mine, struct place *place, uint64_t word,
+                          uint32_t taken, uint32_t retired, uint32_t credits) {
+    uint32_t count = mine->count, head = mine->head, tail = mine->tail;
+    mine->link_slot = 0;
+    if (taken) {
+        head = WB_PEEK(&wb_slot(map, taken)->link);
+        count--;
+    }
+    if (retired) {
+        if (count) {
+            mine->link_slot = tail;
+            mine->link_after = retired;
+        } else {
+            head = retired;
+        }
+        tail = retired;
+        count++;
+    }
+    mine->word_at = (uint64_t)((uint8_t *)place->word - map->segment);
+    mine->word = word;
+    mine->head_after = head;
+    mine->tail_after = tail;
+    mine->count_after = count;
+    mine->credits_after = credits;
+    mine->retired = retired;
+    WB_STORE(&mine->armed, 1);
+    bool first = place->word == place->head;
+    WB_STORE(place->word, word);
+    if (retired)
+        WB_PUT(&wb_slot(map, retired)->stamp, WB_LOAD(map->space->epoch));
+    if (mine->link_slot)
+        WB_PUT(&wb_slot(map, mine->link_slot)->link, retired);
+    mine->head = head;
+    mine->tail = tail;
+    mine->count = count;
+    mine->credits = credits;
+    WB_STORE(&mine->armed, 0);
+    if (!first)
+        WB_STORE(place->head, place->first);
+    WB_STORE(&mine->bucket, 0);
+}
+
+static int64_t erase_at(struct wb_map *map, struct wb_block *mine, struct place *place) {
+    uint64_t after = WB_PEEK(&wb_slot(map, place->slot)->next);
+    commit(map, mine, place, WB_WORD_PLAIN(after), 0, place->slot, mine->credits + 1);
+    return 0;
+}
+
+/* Make room in a full LRU map: one credit more for this block. */
+static int64_t evict(struct wb_run *run, struct wb_map *map, struct wb_block *mine) {
+    uint32_t slots = wb_slots(map);
+    uint32_t *hand = &wb_header(map)->hand;
+    for (uint64_t steps = 0; steps < 3ull * slots; steps++) {
+        uint32_t index = __atomic_fetch_add(hand, 1, __ATOMIC_RELAXED) % slots;
+        if (!index)
+            continue;
+        struct wb_slot *slot = wb_slot(map, index);
+        uint64_t hash = wb_key_hash(map, wb_slot_key(slot));
+        if (find(map, wb_slot_key(slot), hash) != index)
+            continue;
+        if (WB_PEEK(&slot->used)) {
+            WB_PUT(&slot->used, 0);
+            continue;
+        }
+        struct place place;
+        int64_t error = lock(run, map, mine, hash, &place);
+        if (error)
+            return error;
+        seek(map, 0, hash, index, &place);
+        if (place.slot) {
+            erase_at(map, mine, &place);
+            return 0;
+        }
+        unlock(mine, &place);
+    }
+    return -ENOMEM;
+}
+
+static int64_t room(struct wb_run *run, struct wb_map *map, struct wb_block *mine) {
+    WB_STORE(&mine->busy, 2);
+    int64_t error = wb_block_credits(run, map, mine);
+    WB_STORE(&mine->busy, 1);
+    for (int tries = 0; error == -E2BIG && wb_is_lru(map) && tries < 16; tries++)
+        error = evict(run, map, mine);
+    return error;
+}
+
+static inline int64_t ready(struct wb_run *run, struct wb_map *map, struct wb_block *mine) {
+    uint32_t head = mine->head;
+    if (__builtin_expect(mine->count && head && head < wb_slots(map) &&
+                             WB_PEEK(&wb_slot(map, head)->stamp) < mine->horizon,
+                         1))
+        return 0;
+    WB_STORE(&mine->busy, 2);
+    int64_t error = wb_block_slots(run, map, mine);
+    WB_STORE(&mine->busy, 1);
+    return error;
+}
+
+/* Which of a per-CPU value's parts an update sets: one, the others becoming 0 in a new entry, or all from `value`. */
+static void fill_percpu(struct wb_map *map, uint32_t slot, const uint8_t *value, uint32_t cpu, bool all, bool fresh) {
+    for (uint32_t i = 0; i < map->cpus; i++) {
+        uint8_t *to = wb_slot_value(map, slot, i);
+        if (all)
+            wb_move(to, value + (uint64_t)i * map->cpu_stride, map->value_size);
+        else if (i == cpu)
+            wb_move(to, value, map->value_size);
+        else if (fresh)
+            wb_wipe(to, map->cpu_stride);
+    }
+}
+
+static inline int64_t put(struct wb_run *run, struct wb_map *map, const void *key, const void *value,
+                          uint64_t flags, bool percpu, bool all) {
+    struct wb_block *mine;
+    if (__builtin_expect(flags > EXIST, 0)) /* BPF_F_LOCK needs a lock in the value, which is refused elsewhere */
+        return -EINVAL;
+    uint64_t hash = wb_key_hash(map, key);
+    if (percpu) {
+        uint32_t found = find(map, key, hash);
+        if (found && flags != NOEXIST) {
+            fill_percpu(map, found, value, cpu_of(run, map), all, false);
+            if (wb_is_lru(map))
+                mark(map, found);
+            return 0;
+        }
+    }
+    int64_t error = begin(run, map, &mine);
+    if (error)
+        return error;
+    for (int tries = 0; tries < 64; tries++) {
+        struct place place;
+        if ((error = ready(run, map, mine)) || (error = lock(run, map, mine, hash, &place)))
+            break;
+        seek(map, key, hash, NONE, &place);
+        uint32_t old = place.slot;
+        if (old ? flags == NOEXIST : flags == EXIST) {
+            unlock(mine, &place);
+            error = old ? -EEXIST : -ENOENT;
+            break;
+        }
+        if (percpu && old) {
+            fill_percpu(map, old, value, cpu_of(run, map), all, false);
+            unlock(mine, &place);
+            break;
+        }
+        if (!old && !mine->credits) {
+            unlock(mine, &place);
+            if ((error = room(run, map, mine)))
+                break;
+            continue;
+        }
+        uint32_t index = mine->head;
+        struct wb_slot *slot = wb_slot(map, index);
+        wb_move(wb_slot_key(slot), key, map->key_size);
+        if (percpu)
+            fill_percpu(map, index, value, cpu_of(run, map), all, true);
+        else
+            wb_move((uint8_t *)slot + wb_value_at(map), value, map->value_size);
+        slot->used = 0;
+        if (old) {
+            WB_PUT(&slot->next, WB_PEEK(&wb_slot(map, old)->next));
+        } else {
+            place.word = place.head;
+            WB_PUT(&slot->next, place.first);
+        }
+        commit(map, mine, &place, index | (uint64_t)wb_hash_tag(hash) << 32, index, old, mine->credits - !old);
+        break;
+    }
+    finish(mine);
+    return error;
+}
+
+static int64_t hash_update(struct wb_run *run, struct wb_map *map, const void *key, const void *value,
+                           uint64_t flags) {
+    return put(run, map, key, value, flags, false, false);
+}
+
+static int64_t percpu_update(struct wb_run *run, struct wb_map *map, const void *key, const void *value,
+                             uint64_t flags) {
+    return put(run, map, key, value, flags, true, false);
+}
+
+static int64_t percpu_write(struct wb_run *run, struct wb_map *map, const void *key, const void *value,
+                            uint64_t flags) {
+    return put(run, map, key, value, flags, true, true);
+}
+
+static void copy_out(struct wb_map *map, uint32_t slot, uint8_t *value) {
+    if (!wb_is_percpu(map)) {
+        wb_move(value, wb_slot_value(map, slot, 0), map->value_size);
+        return;
+    }
+    for (uint32_t i = 0; i < map->cpus; i++)
+        wb_move(value + (uint64_t)i * map->cpu_stride, wb_slot_value(map, slot, i), map->cpu_stride);
+}
+
+static int64_t remove_key(struct wb_run *run, struct wb_map *map, const void *key, uint8_t *value) {
+    struct wb_block *mine;
+    struct place place;
+    int64_t error = begin(run, map, &mine);
+    if (error)
+        return error;
+    uint64_t hash = wb_key_hash(map, key);
+    if (!(error = lock(run, map, mine, hash, &place))) {
+        seek(map, key, hash, NONE, &place);
+        if (place.slot) {
+            if (value)
+                copy_out(map, place.slot, value);
+            erase_at(map, mine, &place);
+        } else {
+            unlock(mine, &place);
+            error = -ENOENT;
+        }
+    }
+    finish(mine);
+    return error;
+}
+
+static int64_t hash_erase(struct wb_run *run, struct wb_map *map, const void *key) {
+    return remove_key(run, map, key, 0);
+}
+
+static int64_t hash_take(struct wb_run *run, struct wb_map *map, const void *key, void *value) {
+    return remove_key(run, map, key, value);
+}
+
+/* --- the system call side -------------------------------------------------------------------------------------------- */
+
+static int64_t hash_read(struct wb_run *run, struct wb_map *map, const void *key, void *value, uint64_t flags) {
+    (void)run;
+    if (flags)
+        return -EINVAL;
+    uint32_t slot = find(map, key, wb_key_hash(map, key));
+    if (!slot)
+        return -ENOENT;
+    copy_out(map, slot, value);
+    return 0;
+}
+
+/* The key after `key` in the order of buckets and chains; after a key that is gone, the first. */
+static int64_t hash_next(struct wb_run *run, struct wb_map *map, const void *key, void *next) {
+    (void)run;
+    uint32_t slots = wb_slots(map);
+    uint64_t bucket = 0, word = 0;
+    if (key) {
+        uint64_t hash = wb_key_hash(map, key);
+        uint32_t slot = find(map, key, hash);
+        if (slot) {
+            bucket = (hash & map->mask) + 1;
+            word = WB_LOAD(&wb_slot(map, slot)->next);
+        }
+    }
+    for (;; bucket++) {
+        uint32_t index = WB_WORD_SLOT(word);
+        if (index && index < slots) {
+            wb_move(next, wb_slot_key(wb_slot(map, index)), map->key_size);
+            return 0;
+        }
+        if (bucket > map->mask)
+            return -ENOENT;
+        word = WB_LOAD(wb_heads(map) + bucket);
+    }
+}
+
+static int64_t hash_each(struct wb_run *run, struct wb_map *map, wb_callback callback, void *ctx, uint64_t flags) {
+    uint32_t slots = wb_slots(map);
+    int64_t visited = 0;
+    if (flags)
+        return -EINVAL;
+    for (uint64_t bucket = 0; bucket <= map->mask; bucket++) {
+        uint64_t word = WB_LOAD(wb_heads(map) + bucket);
+        for (uint32_t left = slots; left; left--) {
+            uint32_t index = WB_WORD_SLOT(word);
+            if (!index || index >= slots)
+                break;
+            struct wb_slot *slot = wb_slot(map, index);
+            visited++;
+            if (callback((uint64_t)map, (uint64_t)wb_slot_key(slot),
+                         (uint64_t)wb_slot_value(map, index, cpu_of(run, map)), (uint64_t)ctx, 0, run) ||
+                run->stopped)
+                return visited;
+            word = WB_LOAD(&slot->next);
+        }
+    }
+    return visited;
+}
+
+#define COMMON                                                                                                         \
+    .erase = hash_erase, .for_each = hash_each, .read = hash_read, .take = hash_take, .next_key = hash_next,           \
+    .size = wb_hash_size, .format = wb_hash_format, .open = wb_hash_open
+
+const struct wb_map_ops wb_hash_ops = {
+    COMMON, .lookup = hash_lookup, .update = hash_update, .write = hash_update};
+const struct wb_map_ops wb_lru_hash_ops = {
+    COMMON, .lookup = lru_lookup, .update = hash_update, .write = hash_update};
+const struct wb_map_ops wb_percpu_hash_ops = {
+    COMMON, .lookup = percpu_lookup, .lookup_percpu = percpu_at, .update = percpu_update, .write = percpu_write};
+const struct wb_map_ops wb_lru_percpu_hash_ops = {
+    COMMON, .lookup = percpu_lookup, .lookup_percpu = percpu_at, .update = percpu_update, .write = percpu_write};

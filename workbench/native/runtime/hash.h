@@ -1,0 +1,218 @@
+/* The hash family: layout and the shared parts of hash.c, hash_block.c and hash_ops.c.
+ *
+ * A bucket is one word, the head of a chain of slots. A word names the slot that follows (0: none), a tag of its key,
+ * and, in heads, the participant that has the bucket locked. Readers take no lock and store nothing: they follow words.
+ * A writer locks the head by exchanging its number in; one plain store of one word then commits the operation, and
+ * unlocks too when that word is the head. An update writes a new slot and puts it in the old one's place, so that a
+ * reader sees the old value or the new, and a writer killed anywhere leaves one of them.
+ *
+ * What a thread owns of a map is its block: a queue of slots (new ones are taken from its head, replaced ones go to its
+ * tail with the epoch as a stamp, and are taken again only after the grace period), credits (entries it may still
+ * insert: those of all blocks and the entries themselves add up to max_entries), and a record of the operation in
+ * flight. Block 0 is nobody's: the store from which the others are filled.
+ *
+ * Recovery of a dead thread is decided by the words alone. The record is armed after the lock is taken and before the
+ * commit. Armed and the head still names the dead: committed only if the word (not the head) already has its new
+ * value. Armed and the head does not name the dead: committed. The record holds what the block becomes, absolute
+ * values, so that doing it twice is doing it once: a killed reaper's work is done again by the next. The bucket is
+ * unlocked last.
+ *
+ * A block's owner works on it without an atomic operation. Others (who steal slots or credits, or reap) take its guard
+ * by exchange, then membarrier(2), then wait until the owner is not busy.
+ */
+#ifndef WB_HASH_H
+#define WB_HASH_H
+
+#include "maps.h"
+
+#include <errno.h>
+
+#define WB_HASH_ENOTSUPP 524 /* the kernel's own */
+
+struct wb_slot {
+    uint64_t next;  /* word of the slot after this one; stays while a reader may stand here */
+    uint64_t stamp; /* epoch when it was taken out */
+    uint32_t link;  /* next in a block's queue */
+    uint32_t used;  /* LRU: looked up since the hand passed */
+};                  /* then the key, and at hash->value the value (not of per-CPU types) */
+
+struct wb_block {
+    uint32_t busy;       /* 1 the owner is inside an operation, 2 and looks for slots or credits */
+    uint32_t generation; /* of the participant whose block it is */
+    uint64_t guard;      /* name of who works on the block in the owner's place */
+    uint32_t head, tail, count, credits;
+    uint32_t bucket; /* + 1: its head may be locked by the owner */
+    uint32_t armed;  /* the record below counts: 1 an operation, 2 a transfer from another block */
+    uint64_t horizon; /* slots stamped below are free */
+    uint64_t spare[2];
+    /* The record: what the word, this block and the source become. */
+    uint64_t word_at, word;
+    uint32_t head_after, tail_after, count_after, credits_after;
+    uint32_t link_slot, link_after; /* slot 0: no link changes */
+    uint32_t retired;               /* slot to be stamped */
+    uint32_t source, source_head, source_count, source_credits, unused;
+};
+
+struct wb_hash_header {
+    uint64_t seed;
+    _Alignas(WB_LINE) uint64_t moves; /* transfers between blocks so far */
+    uint32_t hand;                    /* LRU: where the search for a victim goes on */
+};
+
+/* Where things are: computed from the attributes by everybody, never read from the segment. */
+struct wb_hash {
+    uint64_t heads, blocks, slots, values, length; /* offsets from the segment; per-CPU rows at `values` */
+    uint64_t row;                                  /* bytes of one CPU's row */
+    uint32_t buckets, count, stride, value, batch;
+};
+
+#define WB_WORD_SLOT(w) ((uint32_t)(w))
+#define WB_WORD_OWNER(w) ((uint32_t)((w) >> 52))
+#define WB_WORD_PLAIN(w) ((w) & ((1ull << 52) - 1))
+#define WB_WORD_TAG(w) ((uint32_t)((w) >> 32) & 0xfffffu)
+
+/* Process-local fields of struct wb_map: `values` is slot 0, `stride` a slot's bytes, `mask` the bucket mask. */
+#define WB_HASH_HEADS 0  /* reserved[]: address of bucket 0 */
+#define WB_HASH_BLOCKS 1 /* address of block 0 */
+#define WB_HASH_SEED 2
+#define WB_HASH_SIZES 3 /* number of slots, offset of the value << 32 */
+#define WB_HASH_ROWS 4  /* address of CPU 0's row of per-CPU types */
+
+static inline struct wb_hash_header *wb_header(const struct wb_map *map) {
+    return (struct wb_hash_header *)(map->segment + WB_SEGMENT_HEADER);
+}
+
+static inline uint64_t *wb_heads(const struct wb_map *map) { return (uint64_t *)map->reserved[WB_HASH_HEADS]; }
+static inline uint32_t wb_slots(const struct wb_map *map) { return (uint32_t)map->reserved[WB_HASH_SIZES]; }
+static inline uint32_t wb_value_at(const struct wb_map *map) { return (uint32_t)(map->reserved[WB_HASH_SIZES] >> 32); }
+
+static inline struct wb_block *wb_block(const struct wb_map *map, uint32_t number) {
+    return (struct wb_block *)map->reserved[WB_HASH_BLOCKS] + number % WB_PARTICIPANTS;
+}
+
+static inline struct wb_slot *wb_slot(const struct wb_map *map, uint32_t index) {
+    return (struct wb_slot *)(map->values + (uint64_t)index * map->stride);
+}
+
+static inline uint8_t *wb_slot_key(struct wb_slot *slot) { return (uint8_t *)(slot + 1); }
+
+static inline bool wb_is_percpu(const struct wb_map *map) { return map->type == 5 || map->type == 10; }
+static inline bool wb_is_lru(const struct wb_map *map) { return map->type == 9 || map->type == 10; }
+
+static inline uint64_t wb_row(const struct wb_map *map) { return (uint64_t)wb_slots(map) * map->cpu_stride; }
+
+/* The value of a slot; of per-CPU types that of slot `cpu`. */
+static inline uint8_t *wb_slot_value(const struct wb_map *map, uint32_t index, uint32_t cpu) {
+    if (map->reserved[WB_HASH_ROWS])
+        return (uint8_t *)map->reserved[WB_HASH_ROWS] + cpu * wb_row(map) + (uint64_t)index * map->cpu_stride;
+    return (uint8_t *)wb_slot(map, index) + wb_value_at(map);
+}
+
+static inline bool wb_exchange(uint64_t *word, uint64_t old, uint64_t new) {
+    return __atomic_compare_exchange_n(word, &old, new, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
+static inline uint64_t wb_mix(uint64_t a, uint64_t b) {
+    unsigned __int128 product = (unsigned __int128)a * b;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+static inline uint64_t wb_key_hash(const struct wb_map *map, const void *key) {
+    const uint8_t *at = key;
+    uint32_t size = map->key_size;
+    uint64_t hash = map->reserved[WB_HASH_SEED], word;
+    for (; size >= 8; size -= 8, at += 8) {
+        __builtin_memcpy(&word, at, 8);
+        hash = wb_mix(hash ^ word, 0x9e3779b97f4a7c15ull);
+    }
+    if (size) {
+        word = size;
+        if (size >= 4) {
+            uint32_t half;
+            __builtin_memcpy(&half, at, 4);
+            word = word << 32 | half;
+            size -= 4, at += 4;
+        }
+        for (; size; size--)
+            word = word << 8 | *at++;
+        hash = wb_mix(hash ^ word, 0xd6e8feb86659fd93ull);
+    }
+    return hash;
+}
+
+static inline uint32_t wb_hash_tag(uint64_t hash) { return (uint32_t)(hash >> 44); }
+
+static inline bool wb_same_key(const struct wb_map *map, const void *a, const void *b) {
+    const uint8_t *x = a, *y = b;
+    uint32_t size = map->key_size;
+    for (; size >= 8; size -= 8, x += 8, y += 8) {
+        uint64_t p, q;
+        __builtin_memcpy(&p, x, 8);
+        __builtin_memcpy(&q, y, 8);
+        if (p != q)
+            return false;
+    }
+    if (size >= 4) {
+        uint32_t p, q;
+        __builtin_memcpy(&p, x, 4);
+        __builtin_memcpy(&q, y, 4);
+        if (p != q)
+            return false;
+        size -= 4, x += 4, y += 4;
+    }
+    for (; size; size--)
+        if (*x++ != *y++)
+            return false;
+    return true;
+}
+
+/* No call into a C library and no vector register where this is compiled for an agent. */
+static inline void wb_move(void *to, const void *from, uint64_t size) {
+    uint8_t *t = to;
+    const uint8_t *f = from;
+#if defined(__x86_64__)
+    if (size > 256) {
+        __asm__ volatile("rep movsb" : "+D"(t), "+S"(f), "+c"(size) : : "memory");
+        return;
+    }
+#endif
+    for (; size >= 8; size -= 8, t += 8, f += 8) {
+        uint64_t word;
+        __builtin_memcpy(&word, f, 8);
+        __builtin_memcpy(t, &word, 8);
+        __asm__ volatile("" ::: "memory"); /* or the loop becomes a call of memcpy */
+    }
+    for (; size; size--) {
+        *t++ = *f++;
+        __asm__ volatile("" ::: "memory");
+    }
+}
+
+static inline void wb_wipe(void *to, uint64_t size) {
+    uint8_t *t = to;
+    for (; size >= 8; size -= 8, t += 8) {
+        __builtin_memset(t, 0, 8);
+        __asm__ volatile("" ::: "memory");
+    }
+    for (; size; size--) {
+        *t++ = 0;
+        __asm__ volatile("" ::: "memory");
+    }
+}
+
+/* hash_layout.c */
+int64_t wb_hash_layout(const struct wb_segment *segment, struct wb_hash *layout);
+uint64_t wb_hash_size(const struct wb_segment *segment, int64_t *error);
+int64_t wb_hash_format(struct wb_segment *segment);
+int64_t wb_hash_open(struct wb_map *map);
+/* hash_block.c */
+int64_t wb_block_adopt(struct wb_run *run, struct wb_map *map, struct wb_block *mine);
+int64_t wb_block_slots(struct wb_run *run, struct wb_map *map, struct wb_block *mine);
+int64_t wb_block_credits(struct wb_run *run, struct wb_map *map, struct wb_block *mine);
+void wb_block_apply(struct wb_map *map, struct wb_block *block);
+bool wb_block_reap(struct wb_run *run, struct wb_map *map, uint32_t number, int depth);
+bool wb_owner_dead(const struct wb_map *map, uint32_t number);
+bool wb_wait(uint32_t *turn);
+uint32_t wb_hash_batch(const struct wb_map *map);
+
+#endif

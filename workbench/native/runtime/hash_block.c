@@ -1,0 +1,259 @@
+/* Blocks of the hash family: refilling, stealing, and recovery of what dead threads left half done. */
+#include "hash.h"
+#include "system.h"
+
+#define SPINS 64
+#define YIELDS 256
+#define SLEEPS 2000
+#define DEPTH 8
+
+/* One more turn of waiting for another thread. False: it is stopped, or waits for us. */
+bool wb_wait(uint32_t *turn) {
+    uint32_t n = (*turn)++;
+    if (n < SPINS) {
+#if defined(__x86_64__)
+        __asm__ volatile("pause");
+#endif
+        return true;
+    }
+    if (n < SPINS + YIELDS) {
+        wb_yield();
+        return true;
+    }
+    int64_t nap[2] = {0, 100000};
+    wb_system_call(SYS_nanosleep, (int64_t)nap, 0, 0, 0, 0, 0);
+    return n < SPINS + YIELDS + SLEEPS;
+}
+
+/* Whether the thread that last used this map under `number` is dead, also when a new one has the number. */
+bool wb_owner_dead(const struct wb_map *map, uint32_t number) {
+    return wb_dead(map->space, number) ||
+           WB_LOAD(&map->space->participants[number % WB_PARTICIPANTS].generation) !=
+               WB_LOAD(&wb_block(map, number)->generation);
+}
+
+/* The record's values: absolute, so that doing it again changes nothing. */
+void wb_block_apply(struct wb_map *map, struct wb_block *block) {
+    uint32_t slots = wb_slots(map);
+    if (block->link_slot && block->link_slot < slots)
+        WB_PUT(&wb_slot(map, block->link_slot)->link, block->link_after);
+    if (block->armed == 2 && block->source < WB_PARTICIPANTS) {
+        struct wb_block *source = wb_block(map, block->source);
+        source->head = block->source_head;
+        source->count = block->source_count;
+        source->credits = block->source_credits;
+    }
+    block->head = block->head_after;
+    block->tail = block->tail_after;
+    block->count = block->count_after;
+    block->credits = block->credits_after;
+}
+
+static bool committed(struct wb_map *map, const struct wb_block *block, uint32_t number, uint64_t *head) {
+    uint64_t now = WB_LOAD(head);
+    if (WB_WORD_OWNER(now) != number)
+        return true;
+    uint64_t at = block->word_at;
+    if (at % 8 || at > map->length - 8 || map->segment + at == (uint8_t *)head)
+        return false;
+    return WB_LOAD((uint64_t *)(map->segment + at)) == block->word;
+}
+
+/* With the block's guard held: finish or undo what its dead owner was doing; unlock the bucket last. */
+static void recover(struct wb_map *map, struct wb_block *block, uint32_t number) {
+    uint32_t bucket = block->bucket;
+    uint64_t *head = bucket && bucket - 1 <= map->mask ? wb_heads(map) + (bucket - 1) : 0;
+    if (block->armed == 2) {
+        wb_block_apply(map, block);
+    } else if (block->armed && head && committed(map, block, number, head)) {
+        if (block->retired && block->retired < wb_slots(map))
+            WB_PUT(&wb_slot(map, block->retired)->stamp, WB_LOAD(map->space->epoch));
+        wb_block_apply(map, block);
+    }
+    WB_STORE(&block->armed, 0);
+    if (head) {
+        uint64_t now = WB_LOAD(head);
+        if (WB_WORD_OWNER(now) == number)
+            WB_STORE(head, WB_WORD_PLAIN(now));
+    }
+    WB_STORE(&block->bucket, 0);
+    WB_STORE(&block->busy, 0);
+}
+
+/* Take the guard of a block; a dead holder's own block is recovered first, as its record may be about this one. */
+static bool guard(struct wb_run *run, struct wb_map *map, struct wb_block *block, int depth) {
+    uint64_t holder = WB_LOAD(&block->guard);
+    if (!holder)
+        return wb_exchange(&block->guard, 0, WB_NAME(run));
+    if (holder == WB_NAME(run) || !wb_absent(map->space, holder) || depth >= DEPTH)
+        return false;
+    if (block != wb_block(map, (uint32_t)holder) &&
+        !wb_block_reap(run, map, (uint32_t)holder % WB_PARTICIPANTS, depth + 1))
+        return false;
+    return wb_exchange(&block->guard, holder, WB_NAME(run));
+}
+
+/* True: nothing of a dead thread is left half done under this number. */
+bool wb_block_reap(struct wb_run *run, struct wb_map *map, uint32_t number, int depth) {
+    struct wb_block *block = wb_block(map, number);
+    if (!number || !wb_owner_dead(map, number))
+        return true;
+    if (!guard(run, map, block, depth))
+        return false;
+    if (wb_owner_dead(map, number))
+        recover(map, block, number);
+    WB_STORE(&block->guard, 0);
+    return true;
+}
+
+/* The calling thread's first operation on this map, or its block is guarded by another. */
+int64_t wb_block_adopt(struct wb_run *run, struct wb_map *map, struct wb_block *mine) {
+    for (uint32_t turn = 0; wb_wait(&turn);) {
+        if (!guard(run, map, mine, 0))
+            continue;
+        if (mine->generation != run->self->generation) {
+            recover(map, mine, run->owner);
+            if (!mine->horizon)
+                mine->horizon = 1; /* slots that never were used have stamp 0 */
+            WB_STORE(&mine->generation, run->self->generation);
+        }
+        WB_STORE(&mine->guard, 0);
+        return 0;
+    }
+    return -EBUSY;
+}
+
+/* --- transfers ----------------------------------------------------------------------------------------------------- */
+
+/* With the source's guard held and its owner not busy: up to `slots` slots and `credits` credits into `mine`. */
+static bool move(struct wb_map *map, struct wb_block *mine, uint32_t number, uint32_t slots, uint32_t credits) {
+    struct wb_block *source = wb_block(map, number);
+    uint32_t total = wb_slots(map), taken = 0, last = 0, at = source->head;
+    if (credits > source->credits)
+        credits = source->credits;
+    if (slots > source->count)
+        slots = source->count;
+    for (; taken < slots && at && at < total; taken++) {
+        last = at;
+        at = WB_PEEK(&wb_slot(map, at)->link);
+    }
+    if (taken < slots && !taken)
+        slots = 0; /* a damaged queue */
+    if (!taken && !credits)
+        return false;
+    mine->link_slot = taken && mine->count ? last : 0;
+    mine->link_after = mine->head;
+    mine->head_after = taken ? source->head : mine->head;
+    mine->tail_after = taken && !mine->count ? last : mine->tail;
+    mine->count_after = mine->count + taken;
+    mine->credits_after = mine->credits + credits;
+    mine->source = number;
+    mine->source_head = taken ? at : source->head;
+    mine->source_count = source->count - taken;
+    mine->source_credits = source->credits - credits;
+    mine->retired = 0;
+    __atomic_fetch_add(&wb_header(map)->moves, 1, __ATOMIC_SEQ_CST);
+    WB_STORE(&mine->armed, 2);
+    wb_block_apply(map, mine);
+    WB_STORE(&mine->armed, 0);
+    return true;
+}
+
+/* Take from the block `number`: all that is asked for from the store, half from a thread's. */
+static bool steal(struct wb_run *run, struct wb_map *map, struct wb_block *mine, uint32_t number, uint32_t slots,
+                  uint32_t credits) {
+    struct wb_block *source = wb_block(map, number);
+    if (source == mine)
+        return false;
+    uint32_t turn = 0;
+    while (!guard(run, map, source, 0))
+        if (turn > SPINS + YIELDS || !wb_wait(&turn))
+            return false;
+    bool quiet = true, moved = false;
+    if (number) {
+        if (wb_owner_dead(map, number)) {
+            recover(map, source, number);
+        } else {
+            wb_barrier(run);
+            while (!(quiet = !WB_LOAD(&source->busy)) && WB_PEEK(&source->busy) != 2 &&
+                   turn < SPINS + YIELDS + 8 && wb_wait(&turn))
+                if (wb_owner_dead(map, number)) {
+                    recover(map, source, number);
+                    quiet = true;
+                    break;
+                }
+        }
+        slots = slots && source->count ? (source->count + 1) / 2 < slots ? (source->count + 1) / 2 : slots : 0;
+        credits = credits && source->credits ? (source->credits + 1) / 2 : 0;
+    }
+    if (quiet)
+        moved = move(map, mine, number, slots, credits);
+    WB_STORE(&source->guard, 0);
+    return moved;
+}
+
+static bool ripe(struct wb_map *map, const struct wb_block *mine) {
+    return mine->count && mine->head && mine->head < wb_slots(map) &&
+           WB_PEEK(&wb_slot(map, mine->head)->stamp) < mine->horizon;
+}
+
+/* Make the first slot of the queue free for use.
+ *
+ * A thread keeps up to three batches in quarantine. When none of them is free yet, what only its own running program
+ * may still hold is used again: so one program can update any number of times, and a pointer to a value that it
+ * replaced itself is good for at least three batches of updates. What other programs may hold is never used: the rest
+ * of the reserve and of the unused entries comes next, then other threads' slots, then waiting, then -ENOMEM. */
+int64_t wb_block_slots(struct wb_run *run, struct wb_map *map, struct wb_block *mine) {
+    uint32_t batch = wb_hash_batch(map);
+    if (mine->count < 3 * batch && steal(run, map, mine, 0, batch, 0) && ripe(map, mine))
+        return 0;
+    for (uint32_t turn = 0;;) {
+        uint64_t others = wb_grace(run, true), own = WB_PEEK(&run->self->epoch);
+        mine->horizon = own && own - 1 < others ? own - 1 : others;
+        if (ripe(map, mine))
+            return 0;
+        if (mine->count >= 3 * batch || turn > 2) {
+            mine->horizon = others;
+            if (ripe(map, mine))
+                return 0;
+        }
+        if (steal(run, map, mine, 0, batch, 0) && ripe(map, mine))
+            return 0;
+        uint32_t highest = WB_LOAD(&wb_shared(map->space)->highest);
+        for (uint32_t i = 1; i <= highest && i < WB_PARTICIPANTS; i++)
+            if (WB_PEEK(&wb_block(map, i)->count) && steal(run, map, mine, i, batch, 0) && ripe(map, mine))
+                return 0;
+        if (turn < SPINS)
+            turn = SPINS;
+        if (!wb_wait(&turn))
+            return -ENOMEM;
+    }
+}
+
+/* At least one credit, from the store or from whoever has some. E2BIG only when there is none anywhere: a scan in which
+ * nothing moved found none. */
+int64_t wb_block_credits(struct wb_run *run, struct wb_map *map, struct wb_block *mine) {
+    for (uint32_t turn = 0; wb_wait(&turn);) {
+        uint64_t moves = WB_LOAD(&wb_header(map)->moves);
+        uint32_t stored = WB_LOAD(&wb_block(map, 0)->credits), wanted = stored / 4;
+        wanted = wanted < 1 ? 1 : wanted > 64 ? 64 : wanted;
+        if (stored && steal(run, map, mine, 0, 0, wanted))
+            return 0;
+        bool some = stored != 0;
+        uint32_t highest = WB_LOAD(&wb_shared(map->space)->highest);
+        for (uint32_t i = 1; i <= highest && i < WB_PARTICIPANTS; i++) {
+            struct wb_block *other = wb_block(map, i);
+            if (other == mine)
+                continue;
+            if (WB_LOAD(&other->busy) && wb_owner_dead(map, i))
+                wb_block_reap(run, map, i, 0);
+            uint32_t theirs = WB_LOAD(&other->credits);
+            if (theirs && steal(run, map, mine, i, 0, 1))
+                return 0;
+            some |= theirs || WB_LOAD(&other->armed) == 2;
+        }
+        if (!some && moves == WB_LOAD(&wb_header(map)->moves))
+            return -E2BIG;
+    }
+    return -E2BIG;
+}
