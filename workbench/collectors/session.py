@@ -65,7 +65,7 @@ class Session:
     @property
     def fds(self) -> tuple[int, ...]:
         """What becomes readable when the ring fills up."""
-        return (self._ring.fd,) if self._ring is not None else ()
+        return (self._ring.fileno(),) if self._ring is not None else ()
 
     def look(self) -> None:
         """Take a reading of what the programs cost."""

@@ -223,7 +223,7 @@ class UprobeCollector:
         return {f"probe {self.options.text}": notes}
 
     def wake_fds(self) -> tuple[int, ...]:
-        return (self._ring.fd,) if self._ring is not None and self.options.events else ()
+        return (self._ring.fileno(),) if self._ring is not None and self.options.events else ()
 
     def drain(self) -> int:
         if self._attachment is None or self._rows is None or self._ring is None:

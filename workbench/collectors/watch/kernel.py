@@ -110,7 +110,7 @@ class KernelBackend:
         values[np.array((place.address, pid, 0), values.key_dtype)] = value
 
     def wake_fds(self) -> tuple[int, ...]:
-        return (self._ring.fd,) if self._loaded is not None else ()
+        return (self._ring.fileno(),) if self._loaded is not None else ()
 
     def drain(self) -> Hits | None:
         if self._loaded is None:

@@ -56,6 +56,7 @@
     ROW(164, for_each_map_elem)                                                                                        \
     ROW(165, snprintf)                                                                                                 \
     ROW(173, get_func_ip)                                                                                              \
+    ROW(175, task_pt_regs)                                                                                             \
     ROW(174, get_attach_cookie)                                                                                        \
     ROW(177, trace_vprintk)                                                                                            \
     ROW(181, loop)                                                                                                     \

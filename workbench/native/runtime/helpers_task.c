@@ -128,5 +128,14 @@ static struct task_struct *current_task(struct wb_run *run) {
     return &thread->task;
 }
 
+/* The registers of the probed code; zeros where no code was interrupted (a test run, a timer). */
+HELPER(task_pt_regs) {
+    UNUSED(r3, r4, r5);
+    (void)r2;
+    struct wb_thread *thread = wb_thread(run);
+    if (run->frame || !thread || !r1)
+        return (uint64_t)run->frame;
+    return (uint64_t)&thread->no_registers;
+}
 HELPER(get_current_task) { NO_ARGUMENTS; return (uint64_t)current_task(run); }
 HELPER(get_current_task_btf) { NO_ARGUMENTS; return (uint64_t)current_task(run); }

@@ -19,6 +19,7 @@ struct wb_thread {
     struct mm_struct mm;
     struct signal_struct signal;
     struct uprobe_task probes;
+    struct pt_regs no_registers; /* always zero */
     uint64_t addresses[WB_STACK_DEPTH + 1];
     char binary[WB_FORMAT_BINARY];
     char text[WB_FORMAT_TEXT];

@@ -140,7 +140,7 @@ USERSPACE: frozenset[str] = frozenset(
     dynptr_from_mem dynptr_read dynptr_write dynptr_data user_ringbuf_drain
     timer_init timer_set_callback timer_start timer_cancel
     spin_lock spin_unlock
-    task_storage_get task_storage_delete get_current_task get_current_task_btf
+    task_storage_get task_storage_delete get_current_task get_current_task_btf task_pt_regs
     """)
 )
 

@@ -327,5 +327,11 @@ class Map(MutableMapping[Any, Any]):
         return values
 
 
+    def bytes_of_first(self) -> NDArray[np.uint8]:
+        """Live bytes of an array's first element, writable: where global variables lie."""
+        offset = int(self.struct.values) - ctypes.addressof(self._memory)
+        return np.frombuffer(self._memory, np.uint8, int(self.struct.value_size), offset)
+
+
 FACES: dict[int, type[Map]] = {}
 """Map type -> the subclass of Map that types with operations of their own have."""
