@@ -47,7 +47,9 @@ def test_stop_from_another_thread(tmp_path: Path) -> None:
 
 
 def test_time_ends_the_recording_and_the_command(tmp_path: Path) -> None:
-    recorder = Recorder(["cpu:999"], output=tmp_path / "r", command=[known(), "burn", "60"], seconds=0.3)
+    recorder = Recorder(
+        ["cpu:999"], output=tmp_path / "r", command=[known(), "burn", "60"], seconds=0.3
+    )
     recording = recorder.run()
     assert recording.status == "complete" and recorder.exit_status == -signal.SIGTERM
     assert recording.manifest.notes["ended_by"] == "0.3 seconds were over"
@@ -277,7 +279,9 @@ def test_failed_start_leaves_nothing(tmp_path: Path, collect: str) -> None:
         recorder.start()
 
 
-def test_failed_start_in_a_temporary_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_failed_start_in_a_temporary_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(TargetGone):
         wb.record("cpu", pid=gone()).start()
@@ -341,7 +345,9 @@ def test_collector_that_fails_costs_the_others_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="a mistake"):
         recorder.result()
     recording = recorder.recording
-    assert recording.status == "failed" and "a mistake of the collector" in recording.manifest.reason
+    assert (
+        recording.status == "failed" and "a mistake of the collector" in recording.manifest.reason
+    )
     assert len(recording.samples) > 20 and len(recording.syscalls) and len(recording.offcpu)
     left.nothing()
 
@@ -401,4 +407,8 @@ def test_a_process_that_records_itself_does_not_record_its_own_attaching(tmp_pat
     assert len(samples) > 300 and (samples["time"] < began).mean() < 0.05
     counts = recording.syscalls.groupby("syscall", observed=True)["count"].sum()
     assert counts["getppid"] > 1000
-    assert counts.sum() - counts["getppid"] - counts.get("clock_gettime", 0) < 100
+    # What attaching and draining take (bpf, perf_event_open, ioctl, openat, read, mmap ...) is not there. What two
+    # threads of one interpreter take to hand over its lock is: as many futex calls as the scheduler makes of it.
+    own = {"getppid", "clock_gettime", "futex"}
+    assert counts[[name for name in counts.index if name not in own]].sum() < 100
+    assert not {"bpf", "perf_event_open", "ioctl", "openat"} & set(counts.index)

@@ -26,6 +26,9 @@ _SEIZE, _INTERRUPT, _DETACH = 0x4206, 0x4207, 17
 _TRACE_CLONE = 8
 _WALL = 0x40000000
 _LONGEST = 3.0
+_DYING = (
+    0.5  # seconds that an ending thread may look alive: it runs until the scheduler lets it finish
+)
 
 
 def threads(pid: int) -> list[int]:
@@ -36,11 +39,11 @@ def threads(pid: int) -> list[int]:
 
 
 def thread_count(pid: int) -> int:
-    """Number of threads as the kernel counts them, 0 when the process is gone or only waits to be reaped."""
+    """Number of threads that live; 0 when the process is gone or only waits to be reaped."""
     with contextlib.suppress(OSError, IndexError, ValueError):
         words = Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()
-        count = int(words[17])
-        return 0 if words[0] in "ZX" and count == 1 else count
+        # A leader that has ended stays among the threads until the last of them has.
+        return int(words[17]) - (words[0] in "ZX")
     return 0
 
 
@@ -62,22 +65,44 @@ def _ptrace(request: int, tid: int, data: int = 0) -> int:
     return ctypes.get_errno() if _libc().ptrace(request, tid, None, data) == -1 else 0
 
 
-def _traced_by_us(tid: int) -> bool:
+def _tracer_and_state(pid: int, tid: int) -> tuple[int, str]:
+    """(pid of the tracer or 0, state letter) of a thread; (0, "X") when it is gone."""
     with contextlib.suppress(OSError, IndexError, ValueError):
-        status = Path(f"/proc/{tid}/status").read_text(errors="replace")
-        return int(status.split("TracerPid:")[1].split()[0]) == os.getpid()
-    return False
+        status = Path(f"/proc/{pid}/task/{tid}/status").read_text(errors="replace")
+        tracer = int(status.split("\nTracerPid:")[1].split()[0])
+        return tracer, status.split("\nState:")[1].split()[0]
+    return 0, "X"
+
+
+def _seize(pid: int, tid: int, end: float) -> bool:
+    """Become the tracer of a thread; False if it is gone.
+
+    ptrace answers EPERM for a thread of another tracer, and as well for one that is ending: its state in /proc says so
+    only when the kernel has got that far, so the question is asked again for a while.
+    """
+    until = min(end, time.monotonic() + _DYING)
+    while True:
+        number = _ptrace(_SEIZE, tid, _TRACE_CLONE)
+        if number == 0:
+            return True
+        if number != errno.EPERM:
+            return False
+        tracer, state = _tracer_and_state(pid, tid)
+        if tracer == os.getpid():  # born traced by us
+            return True
+        if state in "ZX":
+            return False
+        if tracer or time.monotonic() > until:
+            raise MissingCapability(
+                f"threads of process {pid} come and go, and it cannot be held still to watch them all",
+                "end the debugger that traces it, or start the program as the recording's command",
+            )
+        time.sleep(0.0005)
 
 
 def _stop(pid: int, tid: int, end: float) -> int | None:
     """Seize a thread and wait until it stands; the signal it was about to take, None if it is gone."""
-    number = _ptrace(_SEIZE, tid, _TRACE_CLONE)
-    if number == errno.EPERM and not _traced_by_us(tid):
-        raise MissingCapability(
-            f"threads of process {pid} come and go, and it cannot be held still to watch them all",
-            "end the debugger that traces it, or start the program as the recording's command",
-        )
-    if number not in (0, errno.EPERM):  # EPERM: born traced by us
+    if not _seize(pid, tid, end):
         return None
     _ptrace(_INTERRUPT, tid)
     # The leader's exit belongs to whoever started the process, that of other threads only to their tracer.
