@@ -39,7 +39,7 @@ FREESTANDING = (
     "-fcf-protection=none",
     "-fno-asynchronous-unwind-tables",
     "-mgeneral-regs-only",
-    "-Wl,-Bsymbolic,-z,defs,-z,norelro,-z,separate-code,--hash-style=sysv,--build-id=none",
+    "-Wl,-s,-Bsymbolic,-z,defs,-z,norelro,-z,separate-code,--hash-style=sysv,--build-id=none",
 )
 RUNTIME_AGENT_MACHINES = ("x86_64",)
 
@@ -61,7 +61,7 @@ def sources() -> list[Path]:
 
 def runtime_sources() -> list[Path]:
     """C files of the userspace runtime's agent: its own and the freestanding ones that it shares with the core."""
-    return sorted(HERE.glob("agents/runtime/*.c"))
+    return sorted([*HERE.glob("agents/runtime/*.c"), *HERE.glob("runtime/*.c")])
 
 
 def agent(name: str) -> Path:

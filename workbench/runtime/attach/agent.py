@@ -6,6 +6,7 @@ only relocations it has (R_X86_64_RELATIVE) are applied here. Nothing of the tar
 
 from __future__ import annotations
 
+import os
 import platform
 import struct
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from workbench.frames.symbols.elf import ElfSymbols
 from workbench.frames.symbols.elffile import ElfFile
 from workbench.native.build import agent
 from workbench.runtime.attach.memory import PAGE, Memory
-from workbench.runtime.attach.remote import STUB, Calls, refused
+from workbench.runtime.attach.remote import STUBS, Calls, refused
 
 __all__ = ("AgentImage", "LoadedAgent", "image", "load_agent")
 
@@ -51,7 +52,7 @@ class AgentImage:
 
 @dataclass(frozen=True, slots=True)
 class LoadedAgent:
-    """The agent in one process: load address, size, addresses of its symbols and of a copy of `remote.STUB`."""
+    """The agent in one process: load address, size, addresses of its symbols and of a copy of `remote.STUBS`."""
 
     base: int
     size: int
@@ -111,7 +112,7 @@ def _pages(size: int) -> int:
 def load_agent(calls: Calls, memory: Memory) -> LoadedAgent:
     """Map and write the agent by system calls of the held process.
 
-    The last page of the mapping holds a copy of the system call stub for later visits.
+    The last page of the mapping holds a copy of the system call stubs for later visits.
     """
     built = image()
     size = built.size + PAGE
@@ -133,7 +134,11 @@ def load_agent(calls: Calls, memory: Memory) -> LoadedAgent:
             if one.address <= place < one.address + len(content):
                 struct.pack_into("<Q", content, place - one.address, base + value)
         memory.write(base + one.address, bytes(content))
-    memory.write(base + built.size, STUB)
+    memory.write(base + built.size, STUBS)
     addresses = {name: base + value for name, value in built.symbols.items()}
     memory.write(addresses["wb_alive"], struct.pack("<Q", 1))
-    return LoadedAgent(base, size, addresses, base + built.size)
+    loaded = LoadedAgent(base, size, addresses, base + built.size)
+    calls.stub = loaded.stub
+    if failure := calls.function(addresses["wb_agent_start"], 1):
+        raise MissingCapability(f"the agent cannot start: {os.strerror(-failure)}")
+    return loaded

@@ -5,10 +5,15 @@ from __future__ import annotations
 import struct
 
 __all__ = (
+    "AGENT_MISSED",
     "CHAIN",
+    "DEPTH",
     "ENTRY",
+    "FRAME",
+    "FRAMES",
     "HITS",
     "LINK",
+    "LOST",
     "MIDDLE",
     "MISSED",
     "NEXT",
@@ -17,6 +22,7 @@ __all__ = (
     "REPLACE",
     "RETURN",
     "SITE",
+    "TASKS",
     "UNWINDER",
     "chain",
 )
@@ -35,8 +41,11 @@ def chain(entries: list[int], returns: list[int]) -> bytes:
     return CHAIN.pack(len(entries), len(returns)) + struct.pack(f"<{len(links)}Q", *links)
 
 
+# struct wb_agent
+TASKS, AGENT_MISSED = 16, 24
 # struct wb_task
-_FRAMES, _FRAME, _LINKS = 512, 32, 4096
-NEXT = 176 + 9 * 8
-HITS = 256 + 8 + 8 + 8 + 32 + _FRAMES * _FRAME
+_FRAMES, _LINKS = 512, 4096
+FRAME = struct.Struct("<QQQQ")  # place, address, chain, reserved
+NEXT, DEPTH, LOST, FRAMES = 248, 268, 272, 320
+HITS = FRAMES + _FRAMES * FRAME.size
 MISSED = HITS + 8 * _LINKS

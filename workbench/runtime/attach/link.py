@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from workbench.runtime.attach.process import Process
+    from workbench.runtime.maps import Map
 
 __all__ = ("HookKind", "Link", "Program", "Request")
 
@@ -39,15 +40,15 @@ class Request:
         program's r0 is the function's result), usdt (``provider:name`` marks; see `usdt`).
     cookie : int
         What bpf_get_attach_cookie gives.
-    maps : tuple of int
-        Addresses, in the target, of the maps by the program's map index.
+    maps : tuple of Map
+        By the program's map index; they must be of the process's namespace.
     """
 
     program: Program
     site: str | int
     kind: HookKind = "uprobe"
     cookie: int = 0
-    maps: tuple[int, ...] = ()
+    maps: tuple[Map, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -72,7 +73,6 @@ class Link:
     record: int
     method: str = "jump"
     detached: bool = False
-    _own: dict[str, Any] = field(default_factory=dict)
 
     @property
     def hits(self) -> int:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from workbench.errors import BadSpec, MissingCapability, RunFailed, TargetGone, WorkbenchError
 from workbench.runtime.attach import layout
@@ -20,8 +21,13 @@ from workbench.runtime.attach.memory import Memory
 from workbench.runtime.attach.modules import Function, Modules
 from workbench.runtime.attach.relocate import JUMP, Displaced, Unjumpable, branch_targets, plan
 from workbench.runtime.attach.remote import Calls
+from workbench.runtime.attach.returns import restore_returns, tasks, unwinders
+from workbench.runtime.attach.segments import MAP_SIZE, join_space, open_map
 from workbench.runtime.attach.stop import Stop
 from workbench.runtime.attach.trampoline import jump, trampoline
+
+if TYPE_CHECKING:
+    from workbench.runtime.maps import Map, Space
 
 __all__ = ("Process",)
 
@@ -44,7 +50,13 @@ class _Site:
     patch: bytes = b""
     record: int = 0
     installed: bool = False
+    unwinder: bool = False
     links: list[Link] = field(default_factory=list)
+
+    @property
+    def needed(self) -> bool:
+        """A jump belongs here."""
+        return bool(self.links) or self.unwinder
 
 
 class Process:
@@ -53,6 +65,8 @@ class Process:
     Parameters
     ----------
     pid : int
+    space : Space, optional
+        The namespace of the maps that programs use.
 
     Attributes
     ----------
@@ -64,14 +78,15 @@ class Process:
     TargetGone, NotPermitted, MissingCapability
     """
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
+    def __init__(self, pid: int, space: Space | None = None) -> None:
+        self.pid, self.space = pid, space
         self.memory = Memory(pid)
         self.stopped: list[float] = []
         self.agent: LoadedAgent | None = None
         self._arenas: list[Arena] = []
         self._sites: dict[int, _Site] = {}
-        self._programs: dict[tuple[int, tuple[int, ...]], tuple[int, Program]] = {}
+        self._programs: dict[tuple[int, ...], tuple[int, Request]] = {}
+        self._maps: dict[int, tuple[int, Map]] = {}
         self._numbers = itertools.count(1)
         self._pending: list[tuple[int, bytes]] = []
         self.links: list[Link] = []
@@ -96,10 +111,10 @@ class Process:
         kind: HookKind = "uprobe",
         *,
         cookie: int = 0,
-        maps: tuple[int, ...] = (),
+        maps: Sequence[Map] = (),
     ) -> Link:
         """Attach one program; see `Request`."""
-        return self.attach_many([Request(program, site, kind, cookie, maps)])[0]
+        return self.attach_many([Request(program, site, kind, cookie, tuple(maps))])[0]
 
     def attach_many(
         self,
@@ -125,11 +140,12 @@ class Process:
                 if refused is None:
                     raise
                 refused.append((request, error))
+        guards = self._guard_unwinders(modules, wanted, fresh)
         self._make_room(modules, list(fresh.values()), [request for request, _ in wanted])
         for site in fresh.values():
             self._write_trampoline(site)
         links = [self._link(request, site) for request, site in wanted]
-        changed = {site.address: site for _, site in wanted}
+        changed = {site.address: site for site in (*guards, *(site for _, site in wanted))}
         chains = {site.address: self._chain(site) for site in changed.values()}
         self._flush()
         self._patch(list(changed.values()), chains)
@@ -137,8 +153,39 @@ class Process:
         self.links += links
         return links
 
+    def _guard_unwinders(
+        self, modules: Modules, wanted: list[tuple[Request, _Site]], fresh: dict[int, _Site]
+    ) -> list[_Site]:
+        """Sites at the unwinders' entries, where the first return probe needs them."""
+        if not any(request.kind == "uretprobe" for request, _ in wanted):
+            return []
+        found = []
+        for function in unwinders(modules):
+            known = self._sites.get(function.address) or fresh.get(function.address)
+            site = known or self._plan(function.address, function)
+            if not site.unwinder:
+                site.unwinder = True
+                found.append(site)
+            if not known:
+                fresh[function.address] = site
+        return found
+
     def _site(self, request: Request, modules: Modules, fresh: dict[int, _Site]) -> _Site:
+        if getattr(request.program, "vectors", False):
+            raise BadSpec(
+                "the program uses vector registers, which a probe does not save",
+                "compile it with vectors=False",
+            )
+        if request.maps and self.space is None:
+            raise BadSpec("a program with maps needs their namespace", "Process(pid, space)")
         address, function = modules.resolve(request.site)
+        if request.kind in ("uretprobe", "override", "replace") and (
+            function is None or function.address != address
+        ):
+            raise BadSpec(
+                f"{request.kind} {request.site}: not the first instruction of a function",
+                "name the function without offset, or use kind='uprobe'",
+            )
         known = self._sites.get(address) or fresh.get(address)
         if known:
             return known
@@ -202,8 +249,11 @@ class Process:
         for site in sites:
             module = modules.at(site.address)
             groups.setdefault(module.path if module else "", []).append(site.address)
-        code = sum(len(r.program.code) + 64 for r in requests if self._key(r) not in self._programs)
-        data = 512 * len(requests) + sum(8 * len(r.maps) for r in requests)
+        new = {self._key(r): r for r in requests if self._key(r) not in self._programs}
+        code = sum(len(r.program.code) + 64 for r in new.values())
+        maps = {id(m): m for r in new.values() for m in r.maps if id(m) not in self._maps}
+        data = 256 * len(requests) + sum(8 * len(r.maps) + 256 for r in new.values())
+        data += 128 * len(maps)
         needs = []
         for addresses in groups.values():
             low, high = min(addresses), max(addresses) + JUMP
@@ -213,13 +263,15 @@ class Process:
                 for a in self._arenas
             ):
                 needs.append((low, high, own_code + code, own_data + data))
-        if self.agent and not needs:
+        if self.agent and not needs and not maps:
             return
         with Stop(self.pid) as stop:
             stub = self.agent.stub if self.agent else 0
             with Calls(stop, self.memory, stub) as calls:
                 if self.agent is None:
                     self.agent = load_agent(calls, self.memory)
+                    if self.space is not None:
+                        join_space(calls, self.memory, self.agent, self.space)
                 for low, high, code, data in needs:
                     if any(a.reaches(low, high) and a.room(code, data) for a in self._arenas):
                         continue
@@ -235,6 +287,10 @@ class Process:
                     enter = self.memory.read(self.agent.symbols["wb_agent"], 8)
                     self.memory.write(arena.data, enter)
                     self._arenas.append(arena)
+                for one in maps.values():
+                    at = next(a for a in self._arenas if a.room(0, data)).take_data(MAP_SIZE)
+                    open_map(calls, self.memory, self.agent, one, at)
+                    self._maps[id(one)] = at, one
         self.stopped.append(stop.seconds)
 
     def _write(self, address: int, data: bytes) -> None:
@@ -265,13 +321,13 @@ class Process:
         arena.take_code(len(code))
         self._write(at, code)
         site.patch = jump(site.address, at)
-        flags = 0 if site.entry else layout.MIDDLE
+        flags = (0 if site.entry else layout.MIDDLE) | (layout.UNWINDER if site.unwinder else 0)
         red = 0 if site.entry else 128
         self._write(site.record, layout.SITE.pack(site.address, red, 0, flags, 0))
 
     @staticmethod
-    def _key(request: Request) -> tuple[int, tuple[int, ...]]:
-        return id(request.program), request.maps
+    def _key(request: Request) -> tuple[int, ...]:
+        return id(request.program), *map(id, request.maps)
 
     def _program(self, request: Request) -> int:
         key = self._key(request)
@@ -286,10 +342,13 @@ class Process:
         code = arena.take_code(len(program.code))
         self._write(code, bytes(program.code))
         maps = arena.take_data(8 * max(1, len(request.maps)))
-        self._write(maps, struct.pack(f"<{len(request.maps)}Q", *request.maps))
+        self._write(
+            maps,
+            struct.pack(f"<{len(request.maps)}Q", *(self._maps[id(m)][0] for m in request.maps)),
+        )
         record = arena.take_data(layout.PROGRAM.size)
         self._write(record, layout.PROGRAM.pack(code + program.entry, maps, 0, 0, _BUDGET))
-        self._programs[key] = (record, program)
+        self._programs[key] = (record, request)
         return record
 
     def _link(self, request: Request, site: _Site) -> Link:
@@ -327,14 +386,29 @@ class Process:
 
     # Changing code while the process is held ----------------------------------------------------------------------
 
-    def _patch(self, sites: list[_Site], chains: dict[int, int]) -> None:
-        """Set the chains and write the jumps (or the original bytes, for an empty chain) in one stop."""
+    def _patch(
+        self,
+        sites: list[_Site],
+        chains: dict[int, int],
+        gone: Sequence[Link] = (),
+        *,
+        clean: bool = False,
+    ) -> None:
+        """Set the chains and write the jumps (or the original bytes, for an empty chain) in one stop.
+
+        Programs of links that are `gone` do not run any more, not even for functions that are yet to return; `clean`
+        puts the return addresses back.
+        """
         starts = sorted(site.address for site in sites)
         end = time.monotonic() + _PATIENCE
         while True:
             with Stop(self.pid) as stop:
                 inside = self._inside(stop, starts)
+                if clean and not inside and self.agent:
+                    inside = not restore_returns(stop, self.memory, self.agent)
                 if not inside:
+                    for link in gone:
+                        self.memory.write(link.record, bytes(8))
                     for site in sites:
                         self._change(site, chains[site.address])
             self.stopped.append(stop.seconds)
@@ -356,36 +430,41 @@ class Process:
 
     def _change(self, site: _Site, chain: int) -> None:
         now = self.memory.read(site.address, len(site.patch))
-        if chain and not site.installed:
+        flags = (0 if site.entry else layout.MIDDLE) | (layout.UNWINDER if site.unwinder else 0)
+        self.memory.write(site.record + 16, struct.pack("<QI", chain, flags))
+        if site.needed and not site.installed:
             if now != site.original:
                 raise RunFailed(
                     f"the code of {site.name} changed while it was being attached", "attach again"
                 )
-            self.memory.write(site.record + 16, struct.pack("<Q", chain))
             self.memory.write(site.address, site.patch)
             site.installed = True
-        elif chain:
-            self.memory.write(site.record + 16, struct.pack("<Q", chain))
-        else:
-            if now == site.patch:
-                self.memory.write(site.address, site.original)
-                site.installed = False
-            self.memory.write(site.record + 16, bytes(8))
+        elif site.installed and not site.needed and now == site.patch:
+            self.memory.write(site.address, site.original)
+            site.installed = False
 
     def detach(self, links: Sequence[Link]) -> None:
         """Take programs off their sites in one stop; links that are detached already do not matter."""
         gone = [link for link in links if not link.detached]
+        if not gone:
+            return
         sites = {link.address: self._sites[link.address] for link in gone}
         for link in gone:
             link.detached = True
             self._sites[link.address].links.remove(link)
             self.links.remove(link)
-        if not sites:
-            return
+        clean = any(link.request.kind == "uretprobe" for link in gone) and not any(
+            link.request.kind == "uretprobe" for link in self.links
+        )
+        if clean:
+            for site in self._sites.values():
+                if site.unwinder:
+                    site.unwinder = False
+                    sites[site.address] = site
         try:
             chains = {site.address: self._chain(site) for site in sites.values()}
             self._flush()
-            self._patch(list(sites.values()), chains)
+            self._patch(list(sites.values()), chains, gone, clean=clean)
         except TargetGone:
             return
 
@@ -404,8 +483,6 @@ class Process:
             return 0
         offset = layout.HITS if what == "hits" else layout.MISSED
         total = 0
-        thread = struct.unpack("<Q", self.memory.read(self.agent.symbols["wb_agent"] + 16, 8))[0]
-        while thread:
-            total += struct.unpack("<Q", self.memory.read(thread + offset + 8 * link.number, 8))[0]
-            thread = struct.unpack("<Q", self.memory.read(thread + layout.NEXT, 8))[0]
+        for task in tasks(self.memory, self.agent):
+            total += struct.unpack("<Q", self.memory.read(task + offset + 8 * link.number, 8))[0]
         return total

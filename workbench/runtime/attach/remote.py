@@ -32,7 +32,7 @@ from workbench.runtime.attach import ptrace
 from workbench.runtime.attach.memory import Memory, mappings
 from workbench.runtime.attach.stop import Stop
 
-__all__ = ("STUB", "Calls", "find_room", "refused")
+__all__ = ("STUB", "STUBS", "Calls", "find_room", "refused")
 
 _EVENT_STOP = 128
 _SYSCALL_STOP = 0x85
@@ -59,6 +59,15 @@ _RESTORE = bytes.fromhex(
     "48cf"  # iretq
 )
 STUB = b"\x0f\x05" + _RESTORE
+_GATE = bytes.fromhex(
+    "ffd0"  # call *%rax
+    "4889c6"  # mov %rax,%rsi
+    "48c7c7ffffffff"  # mov $-1,%rdi
+    "b803000000"  # mov $3 (close),%eax
+)
+GATE = _GATE + b"\x0f\x05" + _RESTORE
+GATE_AT = 64  # from the start of a page of stubs, whose first is STUB
+STUBS = STUB.ljust(GATE_AT, b"\xcc") + GATE
 
 
 def find_room(pid: int, memory: Memory, size: int) -> tuple[int, bytes]:
@@ -117,12 +126,12 @@ class Calls:
         The held process.
     memory : Memory
     stub : int
-        Address of a copy of `STUB` in the process, or 0: use unused bytes of its code.
+        Address of a copy of `STUBS` (or `STUB`) in the process, or 0: use unused bytes of its code.
     """
 
     def __init__(self, stop: Stop, memory: Memory, stub: int = 0) -> None:
-        self._stop, self._memory, self._stub = stop, memory, stub
-        self._borrowed: bytes | None = None
+        self._stop, self._memory, self.stub = stop, memory, stub
+        self._borrowed: tuple[int, bytes] | None = None
         self._thread = 0
         self._saved = ptrace.Registers()
         self._mask = 0
@@ -136,9 +145,10 @@ class Calls:
         self._thread = pid if pid in quiet else quiet[0]
         self._saved = ptrace.get_registers(self._thread)
         self._mask = ptrace.get_mask(self._thread)
-        if not self._stub:
-            self._stub, self._borrowed = find_room(pid, self._memory, len(STUB))
-            self._memory.write(self._stub, STUB)
+        if not self.stub:
+            self._borrowed = find_room(pid, self._memory, len(STUB))
+            self.stub = self._borrowed[0]
+            self._memory.write(self.stub, STUB)
         return self
 
     def _settle(self, thread: int) -> int:
@@ -167,8 +177,8 @@ class Calls:
         ptrace.set_registers(self._thread, call)
         ptrace.set_mask(self._thread, _ALL_SIGNALS)
 
-    def _run_to_call(self, after: int) -> None:
-        """Run until a system call's entry or exit stop with the program counter at `after`."""
+    def _run_to_call(self, after: int, *, others: bool = False) -> None:
+        """Run until a system call's entry or exit stop with the program counter at `after` (`others`: past others)."""
         self._ran = True
         while True:
             ptrace.resume(ptrace.SYSCALL, self._thread)
@@ -176,6 +186,8 @@ class Calls:
             if os.WSTOPSIG(status) == _SYSCALL_STOP:
                 if ptrace.get_registers(self._thread).ip == after:
                     return
+                if others:
+                    continue
                 raise RunFailed(f"process {self._stop.pid}: a remote system call went astray")
 
     def call(self, number: int, *arguments: int) -> int:
@@ -188,14 +200,31 @@ class Calls:
         TargetGone
             The process ended meanwhile.
         """
-        self._enter_stub(self._stub, number, arguments)
-        self._run_to_call(self._stub + 2)
-        self._run_to_call(self._stub + 2)
+        self._enter_stub(self.stub, number, arguments)
+        self._run_to_call(self.stub + 2)
+        self._run_to_call(self.stub + 2)
         result = int(ptrace.get_registers(self._thread).ax)
         if result >= 2**64 - 4095:
             code = 2**64 - result
             raise OSError(code, os.strerror(code))
         return result
+
+    def function(self, address: int, *arguments: int) -> int:
+        """Call a C function of ours in the target (only with a page of `STUBS`); its signed 64-bit result.
+
+        The function ends in a system call that does nothing, which is how we see it end and the thread does not
+        depend on us seeing it.
+        """
+        gate = self.stub + GATE_AT
+        self._enter_stub(gate, address, ())
+        registers = ptrace.get_registers(self._thread)
+        for name, value in zip(("di", "si", "dx", "cx", "r8", "r9"), arguments, strict=False):
+            setattr(registers, name, value % 2**64)
+        ptrace.set_registers(self._thread, registers)
+        self._run_to_call(gate + len(_GATE) + 2, others=True)
+        result = int(ptrace.get_registers(self._thread).si)
+        self._run_to_call(gate + len(_GATE) + 2)
+        return result - 2**64 if result >> 63 else result
 
     def __exit__(
         self,
@@ -206,7 +235,7 @@ class Calls:
         try:
             self._give_back()
             if self._borrowed is not None:
-                self._memory.write(self._stub, self._borrowed)
+                self._memory.write(*self._borrowed)
         except TargetGone:
             if kind is None:
                 raise

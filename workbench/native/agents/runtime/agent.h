@@ -1,7 +1,7 @@
 /* What the agent shares with the workbench process that put it into a target (workbench/runtime/attach/layout.py).
  *
- * The agent has no libc, no thread-local storage and no undefined symbol. It never makes a system call on a path that a
- * thread takes more than once. All of it lies in private memory of the target.
+ * The agent has no libc, no thread-local storage and no undefined symbol. A thread makes system calls in it only when
+ * it is met for the first time (and in the first child of a fork). All of it lies in private memory of the target.
  */
 #ifndef WB_AGENT_H
 #define WB_AGENT_H
@@ -9,8 +9,8 @@
 #include "../../runtime/runtime.h"
 
 #define WB_LINKS 4096  /* attachments of one agent: link->id indexes a thread's counters */
-#define WB_FRAMES 512  /* probed functions that one thread is inside of, with a return probe */
-#define WB_TABLE 16384 /* threads at a time, twice */
+#define WB_FRAMES 512  /* probed functions with a return probe that one thread is inside of */
+#define WB_TABLE 16384 /* threads at a time, and room to spare */
 
 /* struct pt_regs of x86-64: what programs see. */
 struct wb_registers {
@@ -40,38 +40,52 @@ struct wb_site {
 #define WB_LINK_OVERRIDE 3
 #define WB_LINK_REPLACE 4
 
-/* A probed function that has not returned: where its return address was, what it was. */
+/* A probed function that has not returned: where on the stack its return address was, and what it was. */
 struct wb_frame {
     uint64_t place, address;
-    struct wb_site *site;
     struct wb_chain *chain; /* as it was at entry */
+    uint64_t reserved;
 };
 
-/* A thread of the target, found by its thread pointer. */
+/* A thread of the target, found by its thread pointer. Offsets are part of the contract with layout.py. */
 struct wb_task {
-    struct wb_run run; /* first */
-    uint64_t pointer;
-    uint32_t era, depth; /* of the process (fork makes a new one); frames in use */
-    uint64_t lost;       /* returns that could not be followed */
-    uint64_t reserved[4];
-    struct wb_frame frames[WB_FRAMES];
+    struct wb_run run;       /* first; run.next: the list of all tasks */
+    uint64_t pointer;        /* 256 */
+    uint32_t era, depth;     /* 264  of the process, see wb_agent; frames in use */
+    uint64_t lost;           /* 272  returns that could not be followed */
+    uint32_t tid, state;     /* 280  state: WB_TASK_* */
+    uint64_t patience;       /* 288 */
+    uint64_t reserved[3];
+    struct wb_frame frames[WB_FRAMES]; /* 320 */
     uint64_t hits[WB_LINKS], missed[WB_LINKS];
-    uint8_t scratch[WB_SCRATCH];
+    uint8_t scratch[WB_SCRATCH] __attribute__((aligned(64)));
 };
+#define WB_TASK_NEW 0u
+#define WB_TASK_READY 1u
+#define WB_TASK_BEGINNING 2u
 
-/* The agent's state as the workbench reads and writes it; at the symbol wb_agent. */
+/* The agent's state as the workbench reads and writes it. */
 struct wb_agent {
-    uint64_t enter, returned; /* addresses of the code that trampolines call */
-    uint64_t threads;         /* first of the list of blocks of threads, by run.reserved[9] */
-    uint64_t missed;          /* hits of threads without a block */
-    struct wb_space *space;   /* NULL: no namespace */
-    uint32_t era, pad;
-    uint64_t lost_threads;
+    uint64_t enter, returned; /*  0  addresses of the code that trampolines call and returns go to */
+    uint64_t tasks;           /* 16  first of the list of struct wb_task */
+    uint64_t missed;          /* 24  hits of threads that could not be given a task */
+    uint32_t era, named;      /* 32  counts forks; 1 = `space` is open */
+    struct wb_space space;    /* 40 */
 };
-
 extern struct wb_agent wb_agent;
+/* Wiped by the kernel in a forked child (MADV_WIPEONFORK, set by the workbench): 0 = a new process. */
+extern uint64_t wb_alive[512];
 
-uint64_t wb_hit(struct wb_site *site, struct wb_registers *image);
-uint64_t wb_came_back(struct wb_registers *image);
+struct wb_task *wb_task_slow(uint64_t pointer);
+void wb_push_return(struct wb_task *task, struct wb_chain *chain, struct wb_registers *image);
+void wb_put_back(struct wb_task *task, uint64_t stack);
+__attribute__((used)) uint64_t wb_hit(struct wb_site *site, struct wb_registers *image);
+__attribute__((used)) uint64_t wb_came_back(struct wb_registers *image);
+
+static inline uint64_t wb_thread_pointer(void) {
+    uint64_t pointer;
+    __asm__("rdfsbase %0" : "=r"(pointer));
+    return pointer;
+}
 
 #endif

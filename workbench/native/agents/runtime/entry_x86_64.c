@@ -100,5 +100,5 @@ __asm__(".text\n"
         ".size wb_returned, . - wb_returned\n");
 
 extern const char wb_enter[], wb_returned[];
-struct wb_agent wb_agent WB_EXPORT = {.enter = (uint64_t)wb_enter, .returned = (uint64_t)wb_returned};
+WB_EXPORT struct wb_agent wb_agent = {.enter = (uint64_t)wb_enter, .returned = (uint64_t)wb_returned};
 #endif

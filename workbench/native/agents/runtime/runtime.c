@@ -1,103 +1,54 @@
-/* The agent: finds the thread, runs the programs of a site. */
+/* A site was hit: run its programs; and what the workbench has done by a thread of the target (wb_agent_*). */
+#include "../../runtime/maps.h"
+#include "../../runtime/process.h"
+#include "../../runtime/space.h"
 #include "agent.h"
-#include "linux.h"
+#include "run.h"
+#include "table.h"
 
-struct wb_entry_of_table {
-    uint64_t pointer;
-    struct wb_task *thread; /* NULL while its thread is setting it up */
-};
-
-static struct wb_entry_of_table table[WB_TABLE];
-/* A page that the kernel wipes in a forked child (MADV_WIPEONFORK, set by the workbench): 0 = a new process. */
-WB_EXPORT uint64_t wb_alive[512] __attribute__((aligned(4096))) = {0};
-
-static inline uint64_t thread_pointer(void) {
-    uint64_t pointer;
-    __asm__("rdfsbase %0" : "=r"(pointer));
-    return pointer;
-}
-
-static inline uint32_t place_of(uint64_t pointer) {
-    return (uint32_t)((pointer * 0x9e3779b97f4a7c15ull) >> 50);
-}
-
-static struct wb_task *begin_thread(uint64_t pointer) {
-    struct wb_entry_of_table *entry = NULL;
-    for (uint32_t i = 0; i < 64 && pointer; i++) {
-        struct wb_entry_of_table *one = &table[(place_of(pointer) + i) % WB_TABLE];
-        uint64_t empty = 0;
-        if (WB_LOAD(&one->pointer) == pointer) /* a signal handler met its own thread being set up */
-            break;
-        if (__atomic_compare_exchange_n(&one->pointer, &empty, pointer, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
-            entry = one;
-            break;
-        }
-    }
-    if (!entry) {
-        __atomic_fetch_add(&wb_agent.missed, 1, __ATOMIC_RELAXED);
-        return NULL;
-    }
-    struct wb_task *thread = linux_map(sizeof *thread);
-    if (!thread) {
-        __atomic_fetch_add(&wb_agent.missed, 1, __ATOMIC_RELAXED);
-        return NULL;
-    }
-    thread->pointer = pointer;
-    thread->run.helpers = 0;
-    thread->run.scratch = thread->scratch;
-    uint64_t next = WB_LOAD(&wb_agent.threads);
-    do
-        thread->run.reserved[9] = next;
-    while (!__atomic_compare_exchange_n(&wb_agent.threads, &next, (uint64_t)thread, false, __ATOMIC_ACQ_REL,
-                                        __ATOMIC_ACQUIRE));
-    WB_STORE(&entry->thread, thread);
-    return thread;
-}
-
-static inline struct wb_task *this_thread(void) {
-    uint64_t pointer = thread_pointer();
-    struct wb_entry_of_table *entry = &table[place_of(pointer)];
-    if (__builtin_expect(entry->pointer == pointer && entry->thread != NULL, 1))
-        return entry->thread;
-    for (uint32_t i = 1; i < 64; i++) {
-        entry = &table[(place_of(pointer) + i) % WB_TABLE];
-        if (entry->pointer == pointer && entry->thread)
-            return entry->thread;
-        if (!entry->pointer)
-            break;
-    }
-    return begin_thread(pointer);
-}
-
+/* 1 = the function is not to run: image->ax is its result. */
 uint64_t wb_hit(struct wb_site *site, struct wb_registers *image) {
+    if (__builtin_expect(site->flags & WB_SITE_MIDDLE, 0))
+        __asm__ volatile("cld");
     struct wb_chain *chain = WB_LOAD(&site->chain);
-    if (!chain)
+    struct wb_task *task = wb_task_of_this_thread();
+    if (__builtin_expect(!task, 0))
         return 0;
-    struct wb_task *thread = this_thread();
-    if (!thread)
+    if (__builtin_expect(site->flags & WB_SITE_UNWINDER, 0))
+        wb_put_back(task, image->sp);
+    if (__builtin_expect(!chain, 0))
         return 0;
-    struct wb_run *run = &thread->run;
-    if (run->busy) {
-        for (uint32_t i = 0; i < chain->entries; i++)
-            thread->missed[chain->links[i]->id % WB_LINKS]++;
-        return 0;
-    }
-    run->busy = 1;
+    uint64_t skip = 0;
     for (uint32_t i = 0; i < chain->entries; i++) {
         struct wb_link *link = chain->links[i];
-        struct wb_program *program = WB_LOAD(&link->program);
-        thread->hits[link->id % WB_LINKS]++;
-        run->maps = program->maps;
-        run->budget = program->budget;
-        run->ctx = image;
-        run->link = link;
-        WB_LOAD(&program->entry)(image, run);
+        uint64_t result;
+        if (!wb_run_link(task, link, image, &result))
+            continue;
+        if (link->kind == WB_LINK_REPLACE) {
+            image->ax = result;
+            skip = 1;
+        } else if (task->run.overridden && link->kind == WB_LINK_OVERRIDE) {
+            image->ax = task->run.changed;
+            skip = 1;
+        }
     }
-    run->busy = 0;
-    return 0;
+    if (chain->returns && !skip)
+        wb_push_return(task, chain, image);
+    return skip;
 }
 
-uint64_t wb_came_back(struct wb_registers *image) {
-    (void)image;
-    __builtin_trap();
+/* Called by a held thread of the target (remote.py). */
+WB_EXPORT int64_t wb_agent_start(uint32_t with_handlers) { return wb_process_start(with_handlers); }
+
+WB_EXPORT int64_t wb_agent_stop(void) { return wb_process_stop(); }
+
+WB_EXPORT int64_t wb_agent_space(void *memory, uint64_t length) {
+    int64_t error = wb_space_open(&wb_agent.space, memory, length);
+    if (!error)
+        WB_STORE(&wb_agent.named, 1);
+    return error;
+}
+
+WB_EXPORT int64_t wb_agent_map(struct wb_map *map, void *memory, uint64_t length) {
+    return wb_map_open(map, memory, length, &wb_agent.space);
 }

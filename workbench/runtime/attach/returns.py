@@ -1,0 +1,70 @@
+"""Return addresses on the target's stacks: unwinders must see the true ones, and so must everybody when we leave.
+
+A return probe swaps the return address of the function it is on. An exception, a cancelled thread and backtrace() look
+those up, so the entries of the unwinder are patched as well: there the agent puts the true addresses back first.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from workbench.errors import MissingCapability, UnknownSymbol
+from workbench.runtime.attach import layout
+from workbench.runtime.attach.agent import LoadedAgent
+from workbench.runtime.attach.memory import Memory
+from workbench.runtime.attach.modules import Function, Modules
+from workbench.runtime.attach.stop import Stop
+
+__all__ = ("restore_returns", "tasks", "unwinders")
+
+_UNWINDERS = (
+    "_Unwind_RaiseException",
+    "_Unwind_Resume_or_Rethrow",
+    "_Unwind_ForcedUnwind",
+    "_Unwind_Backtrace",
+)
+
+
+def unwinders(modules: Modules) -> list[Function]:
+    """Entries of the unwinders that a process has."""
+    found: list[Function] = []
+    for module in modules.all:
+        for name in _UNWINDERS:
+            try:
+                found += module.find(name)
+            except UnknownSymbol:
+                break
+    return found
+
+
+def tasks(memory: Memory, agent: LoadedAgent) -> list[int]:
+    """Addresses of the agent's struct wb_task."""
+    found = []
+    at = struct.unpack("<Q", memory.read(agent.symbols["wb_agent"] + layout.TASKS, 8))[0]
+    while at:
+        found.append(at)
+        at = struct.unpack("<Q", memory.read(at + layout.NEXT, 8))[0]
+    return found
+
+
+def restore_returns(stop: Stop, memory: Memory, agent: LoadedAgent) -> bool:
+    """Put every true return address back in the held process; False: a thread is just inside the agent.
+
+    Of frames with one place (tail calls) the first has the true address, so it is written last.
+    """
+    if any(agent.base <= at < agent.base + agent.size for at in stop.counters().values()):
+        return False
+    returned = memory.read(agent.symbols["wb_agent"] + 8, 8)
+    for task in tasks(memory, agent):
+        depth = struct.unpack("<I", memory.read(task + layout.DEPTH, 4))[0]
+        if not depth:
+            continue
+        frames = memory.read(task + layout.FRAMES, depth * layout.FRAME.size)
+        for place, address, _chain, _reserved in reversed(list(layout.FRAME.iter_unpack(frames))):
+            try:
+                if memory.read(place, 8) == returned:
+                    memory.write(place, struct.pack("<Q", address))
+            except MissingCapability:  # a stack that is gone
+                continue
+        memory.write(task + layout.DEPTH, bytes(4))
+    return True
