@@ -15,6 +15,7 @@ SUBVERBS = {
     "disasm": "instructions of an object's programs, with map and function names and C lines",
     "plugin": "run one program given in hexadecimal: the plugin protocol of bpf_conformance",
     "conformance": "run a checkout of the public suite bpf_conformance",
+    "fuzz": "random programs in interpreter, JIT, verifier and kernel: every difference is reported",
 }
 
 

@@ -1,0 +1,209 @@
+"""What runs a random program: interpreter, both JIT tiers, the kernel; each with fresh maps and its own packet."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.bench.fuzz_builder import MAPS
+from workbench.bench.fuzz_programs import FuzzProgram
+from workbench.errors import MissingCapability
+from workbench.kernel.raw_program import KernelMap, KernelProgram
+from workbench.objects.linked import LinkedProgram
+from workbench.runtime.interpreter import Interpreter
+from workbench.runtime.interpreter.helpers import REFERENCE_HELPERS
+from workbench.runtime.interpreter.maps import ReferenceMap
+from workbench.runtime.jit.program import Program
+from workbench.runtime.maps import Space, current_run
+
+__all__ = ("CompiledEngine", "Difference", "InterpreterEngine", "KernelEngine", "Result", "compare")
+
+_CONTEXT_BYTES = 24  # struct xdp_md
+_MAP_32BIT, _FAILED = 0x40, ctypes.c_void_p(-1).value
+_STEPS = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run left: r0 (the kernel tells its low 32 bits only), the packet, the maps."""
+
+    r0: int
+    packet: bytes
+    maps: tuple[dict[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Two engines left something else."""
+
+    engine: str
+    peer: str
+    what: str
+
+
+class Packet:
+    """A packet and its struct xdp_md below 4 GiB, so that the 32-bit fields of the context hold real addresses."""
+
+    def __init__(self) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+        self._unmap: Callable[..., int] = libc.munmap
+        self._unmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        if os.uname().machine == "x86_64":
+            flags |= _MAP_32BIT
+        self.base = 0
+        for hint in range(0x20000000, 0xF0000000, 0x10000000):
+            found = libc.mmap(hint, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+            if found != _FAILED and found + mmap.PAGESIZE <= 1 << 32:
+                self.base = found
+                break
+            if found != _FAILED:
+                self._unmap(found, mmap.PAGESIZE)
+        if not self.base:
+            raise MissingCapability(
+                "no memory below 4 GiB", "the system places everything above it"
+            )
+
+    def put(self, data: bytes) -> tuple[int, int]:
+        """Addresses of context and packet; the packet ends at the end of the page, so that overruns are seen."""
+        start = self.base + mmap.PAGESIZE - len(data)
+        ctypes.memmove(start, data, len(data))
+        context = struct.pack("<6I", start, start + len(data), start, 1, 0, 0)
+        ctypes.memmove(self.base, context, _CONTEXT_BYTES)
+        return self.base, start
+
+    def close(self) -> None:
+        """Let the memory go."""
+        if self.base:
+            self._unmap(self.base, mmap.PAGESIZE)
+            self.base = 0
+
+
+class InterpreterEngine:
+    """The reference interpreter with reference maps; raises ProgramFault."""
+
+    name = "interpreter"
+
+    def __init__(self) -> None:
+        self._packet = Packet()
+
+    def run(self, one: FuzzProgram) -> Result:
+        """One run with fresh maps."""
+        maps = [ReferenceMap(shape) for shape in MAPS]
+        machine = Interpreter(one.program, maps=maps, helpers=REFERENCE_HELPERS, steps=_STEPS)
+        context, packet = self._packet.put(one.packet)
+        regions = [
+            (context, _CONTEXT_BYTES, "context", False),
+            (packet, len(one.packet), "packet", True),
+        ]
+        outcome = machine.run([context], regions)
+        after = ctypes.string_at(packet, len(one.packet))
+        return Result(outcome.r0, after, tuple(used.content for used in maps))
+
+    def close(self) -> None:
+        """Let its memory go."""
+        self._packet.close()
+
+
+class CompiledEngine:
+    """Compiled code with the runtime's own maps and helpers."""
+
+    def __init__(self, tier: str) -> None:
+        self.name = tier
+        self._packet = Packet()
+        self._space = Space(None)
+        self._maps = [self._space.create(shape) for shape in MAPS]
+        self._zero = [bytes(shape.value_size) for shape in MAPS]
+        from workbench.native.library import load
+
+        self._execute = load().wb_execute
+        self._execute.restype = ctypes.c_uint64
+        self._execute.argtypes = [ctypes.c_void_p] * 3
+
+    def run(
+        self, one: FuzzProgram, verdict: Any = None, lowered: LinkedProgram | None = None
+    ) -> Result:
+        """One run with empty maps; only for programs that a verifier accepted."""
+        for used, shape, zero in zip(self._maps, MAPS, self._zero, strict=True):
+            for index in range(shape.max_entries if shape.type == 2 else 0):
+                used.update(index.to_bytes(4, "little"), zero)
+            if shape.type != 2:
+                used.delete_many(used.table()[0])
+        program = Program(lowered or one.program, MAPS, self._maps, verdict, cached=False)
+        try:
+            program.start(self.name)
+            context, packet = self._packet.put(one.packet)
+            r0 = self._execute(program.address, context, current_run(self._space))
+        finally:
+            program.close()
+        after = ctypes.string_at(packet, len(one.packet))
+        return Result(
+            r0,
+            after,
+            tuple(_content(used, shape) for used, shape in zip(self._maps, MAPS, strict=True)),
+        )
+
+    def close(self) -> None:
+        """Let its maps go."""
+        self._packet.close()
+        self._space.close()
+
+
+def _content(used: Any, shape: Any) -> dict[bytes, bytes]:
+    keys, values = used.table()
+    return {
+        bytes(key.tobytes()): bytes(value.tobytes()[: shape.value_size])
+        for key, value in zip(keys, values, strict=True)
+    }
+
+
+class KernelEngine:
+    """BPF_PROG_TEST_RUN; raises VerifierRejected where the kernel refuses the program."""
+
+    name = "kernel"
+
+    def run(self, one: FuzzProgram) -> Result | None:
+        """One run with fresh maps; None where the kernel accepts the program but does not run such packets."""
+        maps = [KernelMap(shape) for shape in MAPS]
+        try:
+            with KernelProgram(
+                one.program.code, one.program.type, maps, one.program.functions
+            ) as loaded:
+                r0, packet = loaded.run(one.packet)
+            return Result(r0, packet, tuple(used.content for used in maps))
+        finally:
+            for used in maps:
+                used.close()
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+
+def compare(
+    name: str, one: Result, peer: str, other: Result, *, narrow: bool = False
+) -> Difference | None:
+    """What differs; `narrow` compares the low 32 bits of r0."""
+    mask = 0xFFFFFFFF if narrow else (1 << 64) - 1
+    if one.r0 & mask != other.r0 & mask:
+        return Difference(name, peer, f"r0 is {one.r0 & mask:#x}, not {other.r0 & mask:#x}")
+    if one.packet != other.packet:
+        at = next(
+            i
+            for i, pair in enumerate(zip(one.packet, other.packet, strict=False))
+            if pair[0] != pair[1]
+        )
+        return Difference(name, peer, f"the packet differs from byte {at}")
+    for shape, mine, theirs in zip(MAPS, one.maps, other.maps, strict=True):
+        if mine != theirs:
+            keys = [
+                key.hex() for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)
+            ]
+            return Difference(name, peer, f"map {shape.name} differs at {', '.join(sorted(keys))}")
+    return None

@@ -1,0 +1,167 @@
+"""The child of a fuzzing campaign: `python -m workbench.bench.fuzz_worker FIRST COUNT [ENGINE TO LEAVE OUT ...]`.
+
+Prints a JSON line before and after every program.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from workbench.bench.fuzz_engines import (
+    CompiledEngine,
+    InterpreterEngine,
+    KernelEngine,
+    Result,
+    compare,
+)
+from workbench.bench.fuzz_programs import FuzzProgram, generate
+from workbench.errors import NotPermitted, VerifierRejected, WorkbenchError
+from workbench.runtime.interpreter import ProgramFault
+from workbench.runtime.verifier import Verdict, verify
+
+__all__ = ("Judge", "main")
+
+_KERNEL_LIMITS = ("verifier bug", "BPF program is too large")
+# What the kernel lets a privileged user do although its result is not determined.
+_UNDETERMINED = ("pointer stored", "uninitialised stack", "mutation")
+_LEAST_PACKET = 14
+
+
+class Judge:
+    """Every engine that works here, and what they say of a program."""
+
+    def __init__(self, without: tuple[str, ...] = ()) -> None:
+        self.left_out: dict[str, str] = {}
+        self.interpreter = InterpreterEngine()
+        self.compiled: list[CompiledEngine] = []
+        for tier in ("quick", "optimised"):
+            if tier in without:
+                continue
+            try:
+                self.compiled.append(CompiledEngine(tier))
+            except WorkbenchError as error:
+                self.left_out[tier] = error.message
+        self.kernel: KernelEngine | None = None
+        if "kernel" not in without:
+            try:
+                self.kernel = KernelEngine()
+                self.kernel.run(generate(0, risky=False))
+            except (WorkbenchError, OSError) as error:
+                self.kernel = None
+                self.left_out["kernel"] = str(error).splitlines()[0]
+        self.verifier = "verifier" not in without
+        if self.verifier:
+            try:
+                first = generate(0, risky=False)
+                verify(first.program, first.object)
+            except NotImplementedError:
+                self.verifier, self.left_out["verifier"] = False, "not there yet"
+            except VerifierRejected:
+                pass
+
+    def row(self, one: FuzzProgram) -> dict[str, Any]:
+        """Verdicts ("" = accepted, None = not asked), engines compared, bugs."""
+        bugs: list[tuple[str, str]] = []
+        compared: list[str] = []
+        ours, verdict = self._ours(one, bugs)
+        kernel, peer = self._kernel(one, bugs)
+        result: Result | None = None
+        trusted = ours == "" if self.verifier else kernel == "" and one.risky not in _UNDETERMINED
+        if ours == "" or kernel == "":
+            try:
+                result = self.interpreter.run(one)
+            except ProgramFault as fault:
+                who = "by us" if ours == "" else "by the kernel"
+                if ours == "" or trusted:
+                    bugs.append(("accepted and faulting", f"accepted {who}: {fault.message}"))
+        if result is not None and trusted:
+            if peer is not None:
+                compared.append("kernel")
+                if found := compare("kernel", peer, "interpreter", result, narrow=True):
+                    bugs.append(("result", f"{found.engine} and {found.peer}: {found.what}"))
+            for engine in self.compiled:
+                try:
+                    got = engine.run(one, verdict)
+                except Exception as error:  # one more finding; the campaign goes on
+                    text = str(error).splitlines()[0] if str(error) else ""
+                    bugs.append(
+                        ("internal error", f"{engine.name}: {type(error).__name__}: {text}")
+                    )
+                    continue
+                compared.append(engine.name)
+                if found := compare(engine.name, got, "interpreter", result):
+                    bugs.append(("result", f"{found.engine} and {found.peer}: {found.what}"))
+        return {
+            "seed": one.seed,
+            "risky": one.risky,
+            "ours": ours,
+            "kernel": kernel,
+            "compared": compared,
+            "bugs": bugs,
+        }
+
+    def _ours(
+        self, one: FuzzProgram, bugs: list[tuple[str, str]]
+    ) -> tuple[str | None, Verdict | None]:
+        if not self.verifier:
+            return None, None
+        try:
+            return "", verify(one.program, one.object)
+        except VerifierRejected as refused:
+            return refused.message or "refused", None
+        except (
+            Exception
+        ) as error:  # a verifier that breaks down is a finding, not the end of the campaign
+            bugs.append(("internal error", f"verifier: {type(error).__name__}: {error}"))
+            return None, None
+
+    def _kernel(
+        self, one: FuzzProgram, bugs: list[tuple[str, str]]
+    ) -> tuple[str | None, Result | None]:
+        if self.kernel is None:
+            return None, None
+        try:
+            if len(one.packet) < _LEAST_PACKET:
+                return None, None
+            return "", self.kernel.run(one)
+        except VerifierRejected as refused:
+            if refused.message.startswith(_KERNEL_LIMITS):
+                return None, None
+            return refused.message or "refused", None
+        except NotPermitted:
+            raise
+        except WorkbenchError as error:
+            bugs.append(("internal error", f"kernel: {error.message}"))
+            return None, None
+
+    def close(self) -> None:
+        """Let all memory and maps go."""
+        self.interpreter.close()
+        for engine in self.compiled:
+            engine.close()
+
+
+def main(arguments: list[str]) -> int:
+    """Run the seeds; one JSON line each."""
+    first, count = int(arguments[0]), int(arguments[1])
+    judge = Judge(tuple(arguments[2:]))
+    out = sys.stdout
+    try:
+        out.write(json.dumps({"left_out": judge.left_out}) + "\n")
+        for seed in range(first, first + count):
+            out.write(json.dumps({"starts": seed}) + "\n")
+            out.flush()
+            out.write(json.dumps(judge.row(generate(seed))) + "\n")
+        out.write(json.dumps({"done": True}) + "\n")
+        out.flush()
+    except BrokenPipeError:
+        return 1
+    finally:
+        judge.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
