@@ -6,5 +6,6 @@ code, `stop` holds the threads. A new kind of hook is a module that makes sites,
 
 from workbench.runtime.attach.link import HookKind, Link, Program, Request
 from workbench.runtime.attach.process import Process
+from workbench.runtime.attach.records import Collected, collect
 
-__all__ = ("HookKind", "Link", "Process", "Program", "Request")
+__all__ = ("Collected", "HookKind", "Link", "Process", "Program", "Request", "collect")

@@ -19,6 +19,7 @@ from workbench.runtime.attach.arena import Arena, map_arena
 from workbench.runtime.attach.link import HookKind, Link, Program, Request
 from workbench.runtime.attach.memory import Memory
 from workbench.runtime.attach.modules import Function, Modules
+from workbench.runtime.attach.records import Record
 from workbench.runtime.attach.relocate import JUMP, Displaced, Unjumpable, branch_targets, plan
 from workbench.runtime.attach.remote import Calls
 from workbench.runtime.attach.returns import restore_returns, tasks, unwinders
@@ -90,6 +91,7 @@ class Process:
         self._numbers = itertools.count(1)
         self._pending: list[tuple[int, bytes]] = []
         self.links: list[Link] = []
+        self._record: Record | None = None
 
     def __enter__(self) -> Process:
         return self
@@ -270,6 +272,8 @@ class Process:
             with Calls(stop, self.memory, stub) as calls:
                 if self.agent is None:
                     self.agent = load_agent(calls, self.memory)
+                    self._record = Record(self.pid)
+                    self._record.agent(self.agent)
                     if self.space is not None:
                         join_space(calls, self.memory, self.agent, self.space)
                 for low, high, code, data in needs:
@@ -399,6 +403,12 @@ class Process:
         Programs of links that are `gone` do not run any more, not even for functions that are yet to return; `clean`
         puts the return addresses back.
         """
+        if self._record:
+            self._record.sites(
+                (site.address, site.original, site.patch, site.record)
+                for site in sites
+                if not site.installed
+            )
         starts = sorted(site.address for site in sites)
         end = time.monotonic() + _PATIENCE
         while True:
@@ -472,7 +482,11 @@ class Process:
         """Detach everything; the process goes on as if it had never been entered. Harmless twice."""
         try:
             self.detach(list(self.links))
+            if self._record:
+                self._record.close()
         finally:
+            if self._record:
+                self._record.keep()
             self.memory.close()
 
     # Counters -----------------------------------------------------------------------------------------------------

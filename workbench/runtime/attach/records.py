@@ -1,0 +1,194 @@
+"""What was patched where, on disk, so that a crash of the workbench leaves no hook behind.
+
+One file per entered process, beside the namespaces, a JSON value a line: first who patched whom, then each site before
+its first byte is replaced. `collect` restores the processes whose workbench is gone. Only bytes that are still ours are
+written, so neither a process that has since replaced its program nor another tool's patch comes to harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import struct
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import MissingCapability, NotPermitted, TargetGone
+from workbench.runtime.attach.agent import LoadedAgent
+from workbench.runtime.attach.memory import Memory
+from workbench.runtime.attach.returns import restore_returns
+from workbench.runtime.attach.stop import Stop
+
+__all__ = ("Collected", "Record", "collect", "start_time")
+
+_counter = itertools.count(1)
+_PATIENCE = 10.0
+
+
+def start_time(pid: int) -> int:
+    """When a process began, in clock ticks since boot: with the pid, its name for ever; 0 when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return 0
+    return int(text.rpartition(")")[2].split()[19])
+
+
+def _folder() -> Path:
+    from workbench.runtime.maps.space import root
+
+    return root()
+
+
+class Record:
+    """The file of one entered process."""
+
+    def __init__(self, pid: int) -> None:
+        me = os.getpid()
+        self.path = _folder() / f"{pid}-{me}-{next(_counter)}.hooks"
+        self._file = self.path.open("w", encoding="utf-8")
+        self._line(
+            {
+                "pid": pid,
+                "start": start_time(pid),
+                "owner": me,
+                "owner_start": start_time(me),
+            }
+        )
+
+    def _line(self, value: dict[str, Any]) -> None:
+        self._file.write(json.dumps(value) + "\n")
+        self._file.flush()
+
+    def agent(self, agent: LoadedAgent) -> None:
+        """Where the agent is."""
+        self._line(
+            {"base": agent.base, "size": agent.size, "wb_agent": agent.symbols["wb_agent"]}
+        )
+
+    def sites(self, sites: Iterable[tuple[int, bytes, bytes, int]]) -> None:
+        """Address, original bytes, bytes that will replace them, address of the struct wb_site."""
+        lines = [
+            json.dumps({"at": at, "original": original.hex(), "patch": patch.hex(), "site": site})
+            for at, original, patch, site in sites
+        ]
+        self._file.write("".join(line + "\n" for line in lines))
+        self._file.flush()
+
+    def semaphore(self, address: int, count: int) -> None:
+        """A USDT semaphore that will be, or was, changed by `count`."""
+        self._line({"semaphore": address, "count": count})
+
+    def close(self) -> None:
+        """Everything was restored: the record is no longer needed. Harmless twice."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def keep(self) -> None:
+        """Something could not be restored now; `collect` will try."""
+        self._file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """A process that had hooks of a workbench that is gone. `problem` is empty when all were taken out."""
+
+    pid: int
+    sites: int
+    problem: str = ""
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a record; a last one that was cut off describes nothing that was done."""
+    lines = []
+    with contextlib.suppress(OSError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                value = json.loads(line)
+                if isinstance(value, dict):
+                    lines.append(value)
+    return lines
+
+
+def collect() -> list[Collected]:
+    """Take the hooks of dead workbenches out of every process that still has them.
+
+    Returns
+    -------
+    list of Collected
+        One per process that had any.
+    """
+    found = []
+    for path in sorted(_folder().glob("*.hooks")):
+        lines = _read(path)
+        try:
+            head = lines[0]
+            pid, start = int(head["pid"]), int(head["start"])
+            owner, owner_start = int(head["owner"]), int(head["owner_start"])
+        except (IndexError, KeyError, ValueError, TypeError):
+            path.unlink(missing_ok=True)
+            continue
+        if start_time(owner) == owner_start:
+            continue
+        if not start or start_time(pid) != start:
+            path.unlink(missing_ok=True)
+            continue
+        try:
+            count = _restore(pid, lines[1:])
+        except TargetGone:
+            path.unlink(missing_ok=True)
+            continue
+        except (NotPermitted, MissingCapability) as error:
+            found.append(Collected(pid, 0, error.message))
+            continue
+        path.unlink(missing_ok=True)
+        found.append(Collected(pid, count))
+    return found
+
+
+def _restore(pid: int, lines: list[dict[str, Any]]) -> int:
+    sites = {}
+    semaphores: dict[int, int] = {}
+    agent = None
+    for line in lines:
+        with contextlib.suppress(KeyError, ValueError, TypeError):
+            if "at" in line:
+                original, patch = bytes.fromhex(line["original"]), bytes.fromhex(line["patch"])
+                sites[int(line["at"])] = original, patch, int(line["site"])
+            elif "base" in line:
+                symbols = {"wb_agent": int(line["wb_agent"])}
+                agent = LoadedAgent(int(line["base"]), int(line["size"]), symbols, 0)
+            elif "semaphore" in line:
+                at = int(line["semaphore"])
+                semaphores[at] = semaphores.get(at, 0) + int(line["count"])
+    memory = Memory(pid)
+    count, end = 0, time.monotonic() + _PATIENCE
+    try:
+        while True:
+            with Stop(pid) as stop:
+                for at, (original, patch, site) in list(sites.items()):
+                    with contextlib.suppress(MissingCapability):
+                        if memory.read(at, len(patch)) == patch:
+                            memory.write(at, original)
+                            count += 1
+                        memory.write(site + 16, bytes(8))
+                    del sites[at]
+                for at, added in semaphores.items():
+                    with contextlib.suppress(MissingCapability):
+                        value = struct.unpack("<H", memory.read(at, 2))[0]
+                        memory.write(at, struct.pack("<H", max(0, value - added) % 65536))
+                semaphores.clear()
+                try:
+                    clean = agent is None or restore_returns(stop, memory, agent)
+                except MissingCapability:  # another program runs there now
+                    clean = True
+            if clean or time.monotonic() > end:
+                return count
+            time.sleep(0.001)
+    finally:
+        memory.close()
