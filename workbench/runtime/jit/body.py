@@ -146,6 +146,9 @@ class Body:
         value = self.state[register]
         if value.address:
             return value.address
+        if value.function >= 0:
+            self.unit.callbacks.add(value.function)
+            return f"@callback_{value.function}"
         on_stack = value.stack >= 0
         name = self.stack(value.stack) if on_stack else self.to_address(self.number(register))
         self.state[register] = self.state[register]._replace(address=name)

@@ -78,9 +78,6 @@ def helper_address(body: Body, number: int) -> str:
 
 
 def _helper(body: Body, number: int, arguments: int, as_address: bool) -> None:
-    for register in range(1, arguments + 1):
-        if body.state[register].function >= 0:
-            body.unit.callbacks.add(body.state[register].function)
     operands = [body.passed(register, as_address=False) for register in range(1, arguments + 1)]
     operands += ["i64 undef"] * (5 - arguments)
     helper = helper_address(body, number)

@@ -135,9 +135,7 @@ def immediate(body: Body, one: Instruction, slot: int) -> None:
             name = body.new(f"getelementptr i8, ptr {name}, i64 {one.next_imm & 0xFFFFFFFF}")
         body.set_address(one.dst, name)
     elif one.src == op.PSEUDO_FUNC:
-        body.state[one.dst] = Value(
-            address=f"@callback_{slot + 1 + one.imm}", function=slot + 1 + one.imm
-        )
+        body.state[one.dst] = Value(function=slot + 1 + one.imm)
     else:
         what = {1: "a map by file descriptor", 2: "a map value by file descriptor"}.get(
             one.src, "a kernel variable"

@@ -126,7 +126,7 @@ def _block(body: Body, block: Block, arguments: dict[int, int]) -> Exit:
         body.emit(f"ret i64 {body.number(0)}")
         targets = ()
     elif one.opcode == op.MAY_GOTO:
-        condition = _may_goto(body)
+        condition = _may_goto(body) if len(targets) == 2 else ""
     elif one.is_jump:
         if len(targets) == 2:
             condition = _condition(body, one)
