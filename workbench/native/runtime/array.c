@@ -187,8 +187,7 @@ static int64_t percpu_write(struct wb_run *run, struct wb_map *map, const void *
     if (error)
         return error;
     for (uint32_t cpu = 0; cpu < map->cpus; cpu++)
-        wb_copy(element(map, index_of(key), cpu), (const uint8_t *)value + (uint64_t)cpu * map->stride,
-                map->value_size);
+        wb_copy(element(map, index_of(key), cpu), (const uint8_t *)value + (uint64_t)cpu * map->stride, map->stride);
     return 0;
 }
 

@@ -3,7 +3,7 @@
  * Nodes lie in the segment and name each other by number, 0 = none. A node's prefix and value never change once it is
  * linked; every update and delete becomes visible by one store to one link (or to the one word that turns a node with
  * two children into an intermediate one). Readers take no lock. Writers hold a lock word; who takes it from a dead
- * holder walks the trie and puts every node that is not in it aside, so nothing but the links has to be right.
+ * holder walks the trie to tell which nodes are linked, and puts those aside that are in no list.
  * A node taken out of the trie waits in `limbo` until no program can hold its value any more.
  */
 #include "map_type.h"
@@ -33,7 +33,7 @@ struct waiting {
 /* Where everything is. `nodes` are twice what a trie of max_entries can need, and as many more for limbo: memory that
  * is not used costs nothing. */
 struct layout {
-    uint64_t nodes, data, value, stride, at_free, at_limbo, at_marks, at_nodes, length;
+    uint64_t nodes, data, value, stride, at_free, at_limbo, at_stack, at_marks, at_nodes, length;
 };
 
 struct key {
@@ -51,7 +51,8 @@ static struct layout layout(const struct wb_segment *s)
     l.stride = l.value + wb_up(s->value_size, 8);
     l.at_free = wb_data_offset(s, WB_LINE) + sizeof(struct trie);
     l.at_limbo = wb_up(l.at_free + 4 * (l.nodes + 1), WB_LINE);
-    l.at_marks = wb_up(l.at_limbo + sizeof(struct waiting) * (l.nodes + 1), WB_LINE);
+    l.at_stack = wb_up(l.at_limbo + sizeof(struct waiting) * (l.nodes + 1), WB_LINE);
+    l.at_marks = wb_up(l.at_stack + 4 * (l.nodes + 1), WB_LINE);
     l.at_nodes = wb_up(l.at_marks + l.nodes + 1, WB_LINE);
     l.length = l.at_nodes + l.stride * (l.nodes + 1);
     return l;
@@ -196,10 +197,12 @@ static void reclaim(struct wb_run *run, struct wb_map *map)
 
         if (w.epoch >= safe)
             break;
-        if (node_at(map, (uint32_t)w.node))
-            stack[t->free++] = (uint32_t)w.node;
-        t->first = (t->first + 1) % (map->mask + 1);
-        t->limbo--;
+        if (node_at(map, (uint32_t)w.node)) {
+            stack[t->free] = (uint32_t)w.node;
+            WB_STORE(&t->free, t->free + 1);
+        }
+        WB_STORE(&t->first, (t->first + 1) % (map->mask + 1));
+        WB_STORE(&t->limbo, t->limbo - 1);
     }
 }
 
@@ -209,9 +212,16 @@ static uint32_t take_node(struct wb_run *run, struct wb_map *map)
 
     if (!t->free && (t->limbo >= BATCH || t->fresh >= map->mask))
         reclaim(run, map);
-    if (t->free && t->free <= map->mask)
-        return free_stack(map)[--t->free];
-    return t->fresh < map->mask ? ++t->fresh : 0;
+    if (t->free && t->free <= map->mask) {
+        uint32_t number = free_stack(map)[t->free - 1];
+
+        WB_STORE(&t->free, t->free - 1);
+        return node_at(map, number) ? number : 0;
+    }
+    if (t->fresh >= map->mask)
+        return 0;
+    WB_STORE(&t->fresh, t->fresh + 1);
+    return t->fresh;
 }
 
 static void drop_node(struct wb_run *run, struct wb_map *map, uint32_t number)
@@ -222,43 +232,65 @@ static void drop_node(struct wb_run *run, struct wb_map *map, uint32_t number)
         return;
     limbo_ring(map)[((uint64_t)t->first + t->limbo) % (map->mask + 1)] =
         (struct waiting){run->self ? WB_LOAD(run->space->epoch) : 0, number};
-    t->limbo++;
+    WB_STORE(&t->limbo, t->limbo + 1);
 }
 
 static void return_node(struct wb_map *map, uint32_t number)
 {
     struct trie *t = map->local;
 
-    if (number && t->free < map->mask)
-        free_stack(map)[t->free++] = number;
+    if (number && t->free < map->mask) {
+        free_stack(map)[t->free] = number;
+        WB_STORE(&t->free, t->free + 1);
+    }
 }
 
-/* The holder died: whatever is linked is the trie; count it, and put all other nodes into limbo. */
+/* The holder died. Linked is what can be reached from the root; a node on the free stack that is not linked is free;
+ * the others wait in limbo, those that are in no list from now on. All of it may be done again from any point. */
 static void recover(struct wb_run *run, struct wb_map *map)
 {
+    const struct layout l = layout((const void *)map->segment);
     struct trie *t = map->local;
-    uint8_t *marks = map->segment + layout((const void *)map->segment).at_marks;
-    uint32_t *stack = free_stack(map), depth = 0, entries = 0;
-    uint32_t fresh = t->fresh < map->mask ? t->fresh : map->mask;
+    uint8_t *marks = map->segment + l.at_marks;
+    uint32_t *path = (uint32_t *)(map->segment + l.at_stack), *free = free_stack(map);
+    struct waiting *limbo = limbo_ring(map);
+    uint32_t depth = 0, entries = 0, kept = 0;
+    const uint32_t fresh = t->fresh < map->mask ? t->fresh : map->mask;
 
-    t->free = t->limbo = t->first = 0;
     wb_clear(marks, (uint64_t)fresh + 1);
+    marks[0] = 1;
     if (t->root && t->root <= fresh) {
-        stack[depth++] = t->root;
+        path[depth++] = t->root;
         marks[t->root] = 1;
     }
     while (depth) {
-        struct node *n = node_at(map, stack[--depth]);
+        struct node *n = node_at(map, path[--depth]);
 
+        if (!n)
+            break; /* somebody else writes what he must not */
         entries += !n->intermediate;
         for (int side = 0; side < 2; side++) {
             uint32_t child = n->child[side];
 
-            if (child && child <= fresh && !marks[child]) {
+            if (child <= fresh && !marks[child]) {
                 marks[child] = 1;
-                stack[depth++] = child;
+                path[depth++] = child;
             }
         }
+    }
+    for (uint32_t i = 0; i < t->free && i <= map->mask; i++)
+        if (free[i] <= fresh && !marks[free[i]]) {
+            marks[free[i]] = 1;
+            free[kept++] = free[i];
+        }
+    WB_STORE(&t->free, kept);
+    for (uint32_t i = 0; i < t->limbo && i <= map->mask; i++) {
+        struct waiting *w = &limbo[((uint64_t)t->first + i) % (map->mask + 1)];
+
+        if (w->node > fresh || marks[w->node])
+            w->node = 0;
+        else
+            marks[w->node] = 1;
     }
     for (uint32_t i = 1; i <= fresh; i++)
         if (!marks[i])

@@ -126,6 +126,8 @@ WB_EXPORT int64_t wb_map_erase(struct wb_run *run, struct wb_map *map, const voi
 }
 
 WB_EXPORT int64_t wb_map_take(struct wb_run *run, struct wb_map *map, const void *key, void *value) {
+    if (!map->ops->take)
+        return -524; /* ENOTSUPP, which the kernel gives here */
     BETWEEN(take, key, value)
 }
 
