@@ -96,16 +96,49 @@ class CompileFailed(WorkbenchError):
 
 
 class VerifierRejected(WorkbenchError):
-    """The kernel's verifier refused a program.
+    """A verifier, the kernel's or our own, refused a program.
 
-    ``log`` is the verifier's whole log; the message shows the C line at which it gave up.
+    Attributes
+    ----------
+    log : str
+        The verifier's whole log; the message shows the C line at which it gave up. Our own writes the failing path.
+    program : str
+        Name of the program; this and what follows from our own verifier only.
+    reason : str
+        The rule that was broken, one sentence.
+    instruction : int
+        Slot of the instruction; -1 where it is not known.
+    line : str
+        ``file:line: source`` of the instruction, empty without line information.
+    registers : dict of str to str
+        What every register held there.
+    path : tuple of str
+        The decisions on the shortest failing path that was found, in order.
     """
 
     code = "verifier-rejected"
 
-    def __init__(self, message: str, hint: str = "", log: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        log: str = "",
+        *,
+        program: str = "",
+        reason: str = "",
+        instruction: int = -1,
+        line: str = "",
+        registers: dict[str, str] | None = None,
+        path: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(message, hint)
         self.log = log
+        self.program = program
+        self.reason = reason
+        self.instruction = instruction
+        self.line = line
+        self.registers = registers or {}
+        self.path = path
 
 
 class MissingFrame(WorkbenchError):

@@ -26,7 +26,9 @@ from workbench.runtime.verifier.scalar import (
 
 __all__ = ("arithmetic", "byte_swap", "low_half", "move_signed", "truncate")
 
-_View: TypeAlias = tuple[int, int, int, int, int, int]  # tnum, unsigned and signed range, of one width
+_View: TypeAlias = tuple[
+    int, int, int, int, int, int
+]  # tnum, unsigned and signed range, of one width
 
 
 def _view64(a: Scalar) -> _View:
@@ -221,10 +223,11 @@ def _abstract(operation: int, a: _View, b: _View, bits: int, signed: bool) -> _V
             smax = min(high, most if asmax > 0 else 0)
         elif operation == op.DIV and not bm and _signed(bv, bits) not in (0, -1):
             by = _signed(bv, bits)
-            ends = tuple(
-                _signed(_concrete(op.DIV, x & top, by & top, bits, True), bits) for x in (asmin, asmax)
-            )
-            smin, smax = min(*ends), max(*ends)
+            quotients = [
+                _signed(_concrete(op.DIV, x & top, by & top, bits, True), bits)
+                for x in (asmin, asmax)
+            ]
+            smin, smax = min(quotients), max(quotients)
     elif operation == op.DIV:
         umin = aumin // bumax if bumin else 0
         umax = aumax // bumin if bumin else aumax
@@ -246,7 +249,9 @@ def arithmetic(operation: int, a: Scalar, b: Scalar, bits: int, signed: bool = F
     if bits == 64:
         if not a.mask and not b.mask:
             return constant(_concrete(operation, a.value, b.value, 64, signed))
-        value, mask, umin, umax, smin, smax = _abstract(operation, _view64(a), _view64(b), 64, signed)
+        value, mask, umin, umax, smin, smax = _abstract(
+            operation, _view64(a), _view64(b), 64, signed
+        )
         if operation in _LOW_EXACT:
             low = _abstract(operation, _view32(a), _view32(b), 32, signed)
             made = make(value, mask, umin, umax, smin, smax, *low[2:])
@@ -260,4 +265,4 @@ def arithmetic(operation: int, a: Scalar, b: Scalar, bits: int, signed: bool = F
     return _sure(made, UNKNOWN32)
 
 
-assert (S32_MIN, S32_MAX) == (UNKNOWN.s32min, UNKNOWN.s32max)
+assert (UNKNOWN.s32min, UNKNOWN.s32max) == (S32_MIN, S32_MAX)

@@ -178,7 +178,9 @@ def _not_equal(x: _Bounds, c: int, signed: int) -> None:
         x.smax -= 1
 
 
-def refine(operation: int, a: Scalar, b: Scalar, bits: int, taken: bool) -> tuple[Scalar, Scalar] | None:
+def refine(
+    operation: int, a: Scalar, b: Scalar, bits: int, taken: bool
+) -> tuple[Scalar, Scalar] | None:
     """Both operands where the jump goes that way; None where it cannot."""
     x, y = _Bounds(a, bits), _Bounds(b, bits)
     top = M64 if bits == 64 else M32

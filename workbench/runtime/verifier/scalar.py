@@ -10,7 +10,17 @@ from typing import Final
 
 from workbench.runtime.verifier import tnum as t
 
-__all__ = ("UNKNOWN", "UNKNOWN32", "Scalar", "constant", "join", "make", "signed_range", "unsigned", "unsigned_range")
+__all__ = (
+    "UNKNOWN",
+    "UNKNOWN32",
+    "Scalar",
+    "constant",
+    "join",
+    "make",
+    "signed_range",
+    "unsigned",
+    "unsigned_range",
+)
 
 M64: Final = (1 << 64) - 1
 M32: Final = (1 << 32) - 1
@@ -26,7 +36,18 @@ class Scalar:
     """Immutable. `value`, `mask`: the tnum; `umin <= x <= umax` unsigned, `smin <= x <= smax` signed; `u32...`,
     `s32...` the same of the low half."""
 
-    __slots__ = ("mask", "s32max", "s32min", "smax", "smin", "u32max", "u32min", "umax", "umin", "value")
+    __slots__ = (
+        "mask",
+        "s32max",
+        "s32min",
+        "smax",
+        "smin",
+        "u32max",
+        "u32min",
+        "umax",
+        "umin",
+        "value",
+    )
 
     def __init__(
         self,

@@ -27,7 +27,9 @@ __all__ = (
 
 STACK_BYTES: Final = 512
 _ZERO: Final = constant(0)
-_RANGED: Final = frozenset({k.MAP_VALUE, k.MEMORY, k.STACK, k.CONTEXT, k.PACKET, k.PACKET_META, k.PROBED})
+_RANGED: Final = frozenset(
+    {k.MAP_VALUE, k.MEMORY, k.STACK, k.CONTEXT, k.PACKET, k.PACKET_META, k.PROBED}
+)
 
 
 class Reg:
@@ -193,7 +195,7 @@ ZERO_SLOT: Final = Slot(bytes([ZERO]) * 8)
 class Frame:
     """One function's registers and stack. Slot i of the stack holds the bytes from r10 - 8 * (i + 1) on."""
 
-    __slots__ = ("callback", "call_slot", "function", "number", "regs", "stack")
+    __slots__ = ("call_slot", "callback", "function", "number", "regs", "stack")
 
     def __init__(self, function: int, number: int, call_slot: int) -> None:
         self.function = function  # first slot of the function
@@ -218,7 +220,17 @@ class Frame:
 class State:
     """Everything that is known at one point of one path."""
 
-    __slots__ = ("frames", "lock", "may_goto", "next_id", "refs", "slot", "top")
+    __slots__ = (
+        "checkpoint",
+        "frames",
+        "lock",
+        "may_goto",
+        "refs",
+        "slot",
+        "steps",
+        "top",
+        "trace",
+    )
 
     def __init__(self) -> None:
         self.slot = 0  # next instruction
@@ -227,6 +239,11 @@ class State:
         self.refs: tuple[tuple[int, int], ...] = ()  # (id, slot where acquired)
         self.lock: tuple[Any, ...] | None = None  # the spin lock that is held
         self.may_goto = 0  # how often a may_goto was passed on this path
+        self.trace: Any = (
+            None  # what was executed to come here, newest first: (before, slot, event)
+        )
+        self.checkpoint: Any = None  # the kept state that this path left last
+        self.steps = 0  # instructions on this path
 
     def copy(self) -> State:
         """An independent state."""
@@ -237,6 +254,9 @@ class State:
         made.refs = self.refs
         made.lock = self.lock
         made.may_goto = self.may_goto
+        made.trace = self.trace
+        made.checkpoint = self.checkpoint
+        made.steps = self.steps
         return made
 
     def push(self, frame: Frame) -> None:

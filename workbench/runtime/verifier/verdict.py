@@ -37,6 +37,8 @@ class Verdict:
         The path walk ran out of its budget and loops were joined.
     stack_depth : int
         Largest number of stack bytes over a chain of calls.
+    context_size : int
+        Bytes of the context that the program may read: an attachment must give at least these.
     warnings : tuple of str
         What a user may want to know although it is no reason to refuse.
     """
@@ -49,6 +51,7 @@ class Verdict:
     states: int = 0
     widened: bool = False
     stack_depth: int = 0
+    context_size: int = 0
     warnings: tuple[str, ...] = ()
     _frame: Callable[[], pd.DataFrame] | None = field(default=None, repr=False, compare=False)
 
