@@ -259,8 +259,8 @@ static int64_t prepare(struct wb_run *run, char *binary, const char *format, uin
     if (length == format_size)
         return -WB_EINVAL;
     for (uint64_t i = 0; i < length; i++) {
-        if (!is_printed(format[i]) && !is_space(format[i]))
-            return -WB_EINVAL;
+        if (!is_printed(format[i]) && !is_space(format[i]) && !((uint8_t)format[i] & 0x80))
+            return -WB_EINVAL; /* bytes of UTF-8 are let through since Linux 6.17 */
         if (format[i] != '%')
             continue;
         if (format[i + 1] == '%') {
@@ -301,7 +301,15 @@ static const char *take_text(const char **at, uint64_t *length) {
 
 static void make_one(struct output *out, const struct specification *spec, const char **at) {
     uint64_t length;
-    if (spec->kind == 's' || (spec->kind == 'p' && (spec->version || spec->pointer == 'B'))) {
+    if (spec->kind == 's' ? spec->pointer : spec->version || spec->pointer == 'B') {
+        /* Made when it was packed: put as it is, without width. Behind the end it is not even taken, so that later
+         * texts come out wrong, where nobody sees them, but are measured so. */
+        if (out->length >= out->size)
+            return;
+        const char *text = take_text(at, &length);
+        while (length--)
+            put(out, *text++);
+    } else if (spec->kind == 's') {
         const char *text = take_text(at, &length);
         put_text(out, text, length, spec);
     } else if (spec->kind == 'c') {
@@ -335,6 +343,9 @@ static uint64_t make(char *to, uint64_t size, const char *format, const char *bi
         struct specification spec;
         format += parse(format + 1, &spec);
         make_one(&out, &spec, &binary);
+        if (spec.kind == 'p' || spec.pointer) /* letters behind a pointer are taken for more of it */
+            while (is_letter(format[1]) || is_digit(format[1]))
+                format++;
     }
     if (size)
         to[out.length < size ? out.length : size - 1] = 0;

@@ -19,7 +19,8 @@
 
 #define PAGE 4096u
 #define HOW_NONE 0x7ead
-#define USER_END (1ull << 56)
+#define USER_END (1ull << 56)       /* five levels of page tables; no process is given more unless it asks */
+#define USER_END_USUAL (1ull << 47) /* what the kernel holds against a read of nothing */
 
 /* wb_raw_copy(to, from, size) and wb_raw_load(from, to): 0, or 1 if a byte of `from` (or `to`) cannot be had. */
 #if defined(__x86_64__)
@@ -173,7 +174,7 @@ static bool pages_ok(struct wb_run *run, uint64_t from, uint64_t size) {
 
 WB_EXPORT int64_t wb_safe_copy(struct wb_run *run, void *to, const void *from, uint64_t size) {
     if (!size)
-        return 0;
+        return (uint64_t)from < USER_END_USUAL ? 0 : -WB_EFAULT;
     if (!pages_ok(run, (uint64_t)from, size) || wb_raw_copy(to, from, size))
         return -WB_EFAULT;
     return 0;

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 
-from workbench.runtime.helpers.model import CGROUP, TRACE, USERSPACE, Argument, Helper, Result
+from workbench.runtime.helpers.model import (
+    CGROUP,
+    NETWORK,
+    TRACE,
+    USERSPACE,
+    Argument,
+    Helper,
+    Result,
+)
 
 __all__ = ("GENERIC", "helper")
 
@@ -69,6 +77,7 @@ GENERIC: tuple[Helper, ...] = (
         A.ANYTHING,
         A.MEMORY,
         A.CONST_SIZE_OR_ZERO,
+        types=(TRACE | NETWORK | CGROUP) - {"flow_dissector", "sk_reuseport"},
         gpl_only=True,
     ),
     helper(42, "get_numa_node_id", R.INTEGER),
@@ -141,7 +150,7 @@ GENERIC: tuple[Helper, ...] = (
     ),
     helper(153, "per_cpu_ptr", R.BTF_OBJECT_OR_NULL, A.PERCPU_OBJECT, A.ANYTHING),
     helper(154, "this_cpu_ptr", R.BTF_OBJECT, A.PERCPU_OBJECT),
-    helper(160, "ktime_get_coarse_ns", R.INTEGER),
+    helper(160, "ktime_get_coarse_ns", R.INTEGER, types=NETWORK | CGROUP),
     helper(
         164,
         "for_each_map_elem",
@@ -189,7 +198,6 @@ GENERIC: tuple[Helper, ...] = (
         A.ANYTHING,
         gpl_only=True,
         sleepable=True,
-        types=TRACE,
     ),
     helper(194, "kptr_xchg", R.BTF_OBJECT_OR_NULL, A.KPTR, A.BTF_OBJECT, releases=1, acquires=True),
     _value(

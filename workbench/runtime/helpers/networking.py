@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workbench.runtime.helpers.generic import helper
-from workbench.runtime.helpers.model import NETWORK, SKB, Argument, Helper, Result
+from workbench.runtime.helpers.model import SKB, Argument, Helper, Result
 
 __all__ = ("NETWORKING",)
 
@@ -11,8 +11,9 @@ A = Argument
 R = Result
 XDP = frozenset({"xdp"})
 CLASSIFIER = frozenset({"sched_cls", "sched_act"})
-PACKETS = SKB | frozenset({"xdp", "sk_reuseport", "flow_dissector"})
-LOOKUP = CLASSIFIER | frozenset({"xdp", "sk_skb", "cgroup_sock_addr"})
+LWT = frozenset({"lwt_in", "lwt_out", "lwt_xmit"})
+COOKIES = (SKB - LWT) | frozenset({"sock_ops", "sk_reuseport", "cgroup_sock", "cgroup_sock_addr"})
+LOOKUP = CLASSIFIER | frozenset({"xdp", "sk_skb", "cgroup_skb", "cgroup_sock_addr"})
 
 NETWORKING: tuple[Helper, ...] = (
     helper(
@@ -24,7 +25,7 @@ NETWORKING: tuple[Helper, ...] = (
         A.MEMORY,
         A.CONST_SIZE,
         A.ANYTHING,
-        types=SKB - {"socket_filter"},
+        types=CLASSIFIER | {"lwt_xmit", "sk_skb"},
         changes_packet=True,
     ),
     helper(
@@ -99,7 +100,7 @@ NETWORKING: tuple[Helper, ...] = (
     ),
     helper(31, "skb_change_proto", R.INTEGER, A.CONTEXT, A.ANYTHING, A.ANYTHING, types=CLASSIFIER),
     helper(32, "skb_change_type", R.INTEGER, A.CONTEXT, A.ANYTHING, types=CLASSIFIER),
-    helper(34, "get_hash_recalc", R.INTEGER, A.CONTEXT, types=CLASSIFIER | {"lwt_xmit"}),
+    helper(34, "get_hash_recalc", R.INTEGER, A.CONTEXT, types=CLASSIFIER | LWT),
     helper(
         38,
         "skb_change_tail",
@@ -116,7 +117,7 @@ NETWORKING: tuple[Helper, ...] = (
         R.INTEGER,
         A.CONTEXT,
         A.ANYTHING,
-        types=SKB - {"socket_filter"},
+        types=SKB - {"socket_filter", "cgroup_skb"},
         changes_packet=True,
     ),
     helper(40, "csum_update", R.INTEGER, A.CONTEXT, A.ANYTHING, types=CLASSIFIER | {"lwt_xmit"}),
@@ -131,8 +132,8 @@ NETWORKING: tuple[Helper, ...] = (
         changes_packet=True,
     ),
     helper(44, "xdp_adjust_head", R.INTEGER, A.CONTEXT, A.ANYTHING, types=XDP, changes_packet=True),
-    helper(46, "get_socket_cookie", R.INTEGER, A.CONTEXT, types=NETWORK),
-    helper(47, "get_socket_uid", R.INTEGER, A.CONTEXT, types=SKB),
+    helper(46, "get_socket_cookie", R.INTEGER, A.CONTEXT, types=COOKIES),
+    helper(47, "get_socket_uid", R.INTEGER, A.CONTEXT, types=SKB - LWT),
     helper(
         50,
         "skb_adjust_room",
@@ -186,7 +187,9 @@ NETWORKING: tuple[Helper, ...] = (
         for number, name in ((84, "sk_lookup_tcp"), (85, "sk_lookup_udp"), (99, "skc_lookup_tcp"))
     ),
     helper(86, "sk_release", R.INTEGER, A.SOCKET, types=LOOKUP, releases=0),
-    helper(95, "sk_fullsock", R.SOCKET_OR_NULL, A.SOCKET_OR_NULL, types=SKB),
+    helper(
+        95, "sk_fullsock", R.SOCKET_OR_NULL, A.SOCKET_OR_NULL, types=CLASSIFIER | {"cgroup_skb"}
+    ),
     helper(188, "xdp_get_buff_len", R.INTEGER, A.CONTEXT, types=XDP),
     helper(
         189,

@@ -9,7 +9,6 @@ __all__ = ("TRACING",)
 
 A = Argument
 R = Result
-PROBES = frozenset({"kprobe", "tracing"})
 PERF = frozenset({"perf_event"})
 TRAMPOLINE = frozenset({"tracing"})
 LSM = frozenset({"lsm"})
@@ -17,14 +16,18 @@ SYSCALL = frozenset({"syscall"})
 COOKIES = frozenset({"kprobe", "tracepoint", "raw_tracepoint", "perf_event", "tracing", "lsm"})
 
 
-def _read(number: int, name: str, *, text: bool = False) -> Helper:
+def _read(
+    number: int, name: str, *, text: bool = False, types: frozenset[str] | None = None
+) -> Helper:
     arguments = (A.UNINIT_MEMORY, A.CONST_SIZE_OR_ZERO, A.ANYTHING)
-    return helper(number, name, R.INTEGER, *arguments, gpl_only=True, bounded_result=text)
+    return helper(
+        number, name, R.INTEGER, *arguments, types=types, gpl_only=True, bounded_result=text
+    )
 
 
 TRACING: tuple[Helper, ...] = (
-    _read(4, "probe_read"),
-    helper(22, "perf_event_read", R.INTEGER, A.CONST_MAP, A.ANYTHING, types=TRACE, gpl_only=True),
+    _read(4, "probe_read", types=TRACE),
+    helper(22, "perf_event_read", R.INTEGER, A.CONST_MAP, A.ANYTHING, gpl_only=True),
     helper(
         27, "get_stackid", R.INTEGER, A.CONTEXT, A.CONST_MAP, A.ANYTHING, types=TRACE, gpl_only=True
     ),
@@ -40,7 +43,7 @@ TRACING: tuple[Helper, ...] = (
         gpl_only=True,
     ),
     helper(37, "current_task_under_cgroup", R.INTEGER, A.CONST_MAP, A.ANYTHING),
-    _read(45, "probe_read_str", text=True),
+    _read(45, "probe_read_str", text=True, types=TRACE),
     helper(
         55,
         "perf_event_read_value",
@@ -49,7 +52,6 @@ TRACING: tuple[Helper, ...] = (
         A.ANYTHING,
         A.UNINIT_MEMORY,
         A.CONST_SIZE,
-        types=TRACE,
         gpl_only=True,
     ),
     helper(
@@ -83,12 +85,12 @@ TRACING: tuple[Helper, ...] = (
         gpl_only=True,
         bounded_result=True,
     ),
-    helper(109, "send_signal", R.INTEGER, A.ANYTHING, types=TRACE),
+    helper(109, "send_signal", R.INTEGER, A.ANYTHING),
     _read(112, "probe_read_user"),
     _read(113, "probe_read_kernel"),
     _read(114, "probe_read_user_str", text=True),
     _read(115, "probe_read_kernel_str", text=True),
-    helper(117, "send_signal_thread", R.INTEGER, A.ANYTHING, types=TRACE),
+    helper(117, "send_signal_thread", R.INTEGER, A.ANYTHING),
     helper(
         119,
         "read_branch_records",
@@ -130,7 +132,6 @@ TRACING: tuple[Helper, ...] = (
         A.UNINIT_MEMORY,
         A.CONST_SIZE_OR_ZERO,
         A.ANYTHING,
-        types=TRACE,
         bounded_result=True,
     ),
     helper(
@@ -172,9 +173,8 @@ TRACING: tuple[Helper, ...] = (
         A.TASK,
         A.MAP_VALUE,
         A.ANYTHING,
-        types=TRACE,
     ),
-    helper(157, "task_storage_delete", R.INTEGER, A.CONST_MAP, A.TASK, types=TRACE),
+    helper(157, "task_storage_delete", R.INTEGER, A.CONST_MAP, A.TASK),
     helper(158, "get_current_task_btf", R.TASK),
     helper(166, "sys_bpf", R.INTEGER, A.ANYTHING, A.MEMORY, A.CONST_SIZE, types=SYSCALL),
     helper(
@@ -188,7 +188,7 @@ TRACING: tuple[Helper, ...] = (
         types=SYSCALL,
     ),
     helper(168, "sys_close", R.INTEGER, A.ANYTHING, types=SYSCALL),
-    helper(173, "get_func_ip", R.INTEGER, A.CONTEXT, types=PROBES, gpl_only=True),
+    helper(173, "get_func_ip", R.INTEGER, A.CONTEXT, types=TRACE, gpl_only=True),
     helper(174, "get_attach_cookie", R.INTEGER, A.CONTEXT, types=COOKIES),
     helper(175, "task_pt_regs", R.BTF_OBJECT, A.TASK),
     helper(
@@ -198,7 +198,6 @@ TRACING: tuple[Helper, ...] = (
         A.UNINIT_MEMORY,
         A.CONST_SIZE_OR_ZERO,
         A.ANYTHING,
-        types=TRACE,
         gpl_only=True,
     ),
     helper(
@@ -220,7 +219,6 @@ TRACING: tuple[Helper, ...] = (
         A.CALLBACK,
         A.STACK_OR_NULL,
         A.ANYTHING,
-        types=TRACE,
     ),
     helper(183, "get_func_arg", R.INTEGER, A.CONTEXT, A.ANYTHING, A.LONG_POINTER, types=TRAMPOLINE),
     helper(184, "get_func_ret", R.INTEGER, A.CONTEXT, A.LONG_POINTER, types=TRAMPOLINE),

@@ -168,7 +168,10 @@ assert faults.unprotect()
 
 @pytest.mark.parametrize("how", ["ctypes.string_at(8, 1)", "os.kill(os.getpid(), signal.SIGSEGV)"])
 def test_the_default_action_is_still_death(how: str) -> None:
-    body = PRELUDE + f"\nimport resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\nfaults.protect()\n{how}\n"
+    body = (
+        PRELUDE
+        + f"\nimport resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\nfaults.protect()\n{how}\n"
+    )
     done = subprocess.run([sys.executable, "-c", body], capture_output=True, text=True, timeout=120)
     assert done.returncode == -11, (done.returncode, done.stderr)
 
