@@ -43,6 +43,8 @@ class Code:
         Slots where states are kept and compared.
     back : set of int
         Slots of backward jumps.
+    changed_by : list of int
+        Registers for which an instruction matters when a number is followed back over it.
     """
 
     slots: list[Instruction | None]
@@ -54,6 +56,7 @@ class Code:
     back: set[int] = field(default_factory=set)
     successors: list[tuple[int, ...]] = field(default_factory=list)
     predecessors: list[list[int]] = field(default_factory=list)
+    changed_by: list[int] = field(default_factory=list)
     _starts: list[int] = field(default_factory=list)
     _line_starts: list[int] = field(default_factory=list)
 
@@ -254,6 +257,10 @@ def _liveness(code: Code) -> None:
     """Backward data flow over registers; a call reads r1 to r5, exit reads r0."""
     n = len(code.slots)
     uses = [(0, 0) if one is None else _uses(one, slot) for slot, one in enumerate(code.slots)]
+    for slot, one in enumerate(code.slots):
+        read, written = uses[slot]
+        compared = one is not None and one.is_jump and one.from_register
+        code.changed_by.append(read if compared else written)
     live = [0] * n
     todo = list(range(n))
     queued = [True] * n

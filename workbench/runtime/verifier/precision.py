@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from workbench.runtime.isa import Instruction
 from workbench.runtime.isa import opcodes as op
 from workbench.runtime.verifier import kinds as k
 from workbench.runtime.verifier.environment import Environment
@@ -111,7 +110,7 @@ def _filter(kept: Checkpoint, regs: dict[int, int], slots: dict[int, int]) -> No
 def _back(
     env: Environment, node: Any, top: int, regs: dict[int, int], slots: dict[int, int]
 ) -> None:
-    code = env.code.slots
+    code, changed_by = env.code.slots, env.code.changed_by
     for masks in (regs, slots):
         for number in [number for number, mask in masks.items() if not mask]:
             del masks[number]
@@ -121,18 +120,17 @@ def _back(
             node = node.trace
             continue
         node, slot, event = node
-        one = code[slot]
+        if event is None and not regs.get(top, 0) & changed_by[slot]:
+            continue
         if event.__class__ is str:
             top = _between(event, top, regs, slots)
-        elif one is not None:
-            mask = regs.get(top, 0)
-            if mask or event is not None:
-                new = _step(one, event, mask, top, regs, slots)
-                if new != mask:
-                    if new:
-                        regs[top] = new
-                    else:
-                        regs.pop(top, None)
+            continue
+        one = code[slot]
+        assert one is not None
+        mask = regs.get(top, 0)
+        new = _step(one, event, mask, top, regs, slots)
+        if new != mask:
+            _set(regs, top, new)
 
 
 def _between(event: str, top: int, regs: dict[int, int], slots: dict[int, int]) -> int:

@@ -68,6 +68,8 @@ class Walk:
         self.record = record
         self.steps = 0
         self.kept = 0
+        self.jumps = 0
+        self._kept_at = (0, 0)  # steps and jumps when a state was kept last
         n = len(env.code.slots)
         self.seen: list[set[Any]] = [set() for _ in range(n)]
         self.visits = [0] * n
@@ -131,20 +133,16 @@ class Walk:
         live = env.live
         visits = self.visits
         seen = self.seen
-        since = jumps = 0
         while True:
             slot = state.slot
-            if slot in joins and self._visited(state, since, jumps):
+            if slot in joins and self._visited(state):
                 self._end(state)
                 return
-            if state.checkpoint is not None and state.trace is state.checkpoint:
-                since = jumps = 0
             one = slots[slot]
             assert one is not None
             self.steps += 1
             if self.steps > self.budget:
                 raise OutOfBudget
-            since += 1
             state.steps += 1
             top = state.top
             shapes = seen[slot]
@@ -171,7 +169,7 @@ class Walk:
             if following is None:
                 continue
             if kind in (op.JMP, op.JMP32):
-                jumps += 1
+                self.jumps += 1
             if not following:
                 self._end(state)
                 return
@@ -393,7 +391,7 @@ class Walk:
 
     # --- states that are kept ----------------------------------------------------------------------------------------
 
-    def _visited(self, state: State, since: int, jumps: int) -> bool:
+    def _visited(self, state: State) -> bool:
         """True where everything from here on was, or is being, walked."""
         env = self.env
         slot = state.slot
@@ -441,7 +439,9 @@ class Walk:
                 drop = kept
         if drop is not None:
             states.remove(drop)
+        since, jumps = self.steps - self._kept_at[0], self.jumps - self._kept_at[1]
         if rounds or state.checkpoint is None or (since >= 8 and jumps >= 2) or since >= 64:
+            self._kept_at = (self.steps, self.jumps)
             kept = Checkpoint(state.copy(), state.checkpoint, state.trace)
             states.append(kept)
             self.kept += 1
