@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from workbench.runtime.isa import Instruction
 from workbench.runtime.isa import opcodes as op
 from workbench.runtime.verifier import kinds as k
 from workbench.runtime.verifier.environment import Environment
