@@ -67,7 +67,7 @@ def load(obj: BpfObject, backend: str = "auto", **options: Any) -> Any:
     return loaded
 
 
-_USERSPACE_ONLY = ("namespace", "tier", "verify", "pid")
+_USERSPACE_ONLY = ("namespace", "pid", "left_out", "budget")
 
 
 def _kernel(obj: BpfObject, options: dict[str, Any]) -> Any:

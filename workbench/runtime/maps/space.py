@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.errors import BadSpec, MissingCapability, NotPermitted
+from workbench.errors import BadSpec, MissingCapability, NotPermitted, WorkbenchError
 from workbench.runtime.maps import layout
 from workbench.runtime.maps.core import CSegment, CSpace, core, map_error
 from workbench.runtime.maps.map import FACES, Map
@@ -273,6 +273,13 @@ class Space:
             key, value = layout.from_json(about["key"]), layout.from_json(about["value"])
         return self._face(path, name, memory, key, value)
 
+    def drop(self, one: Map) -> None:
+        """Take a map out of an unnamed namespace: who has it open keeps it. In a named one it stays."""
+        if self.temporary and os.getpid() == self._pid:
+            for path in (one.path, one.path.with_suffix(".json")):
+                path.unlink(missing_ok=True)
+        self.maps = {name: other for name, other in self.maps.items() if other is not one}
+
     def names(self) -> list[str]:
         """Names of the maps, by any process."""
         return sorted(urllib.parse.unquote(path.stem) for path in self.path.glob("*.map"))
@@ -293,8 +300,10 @@ class Space:
 
     @staticmethod
     def _dtype(number: int, size: int, btf: Btf | None) -> np.dtype[Any]:
-        if btf is not None and number and (dtype := btf.dtype(number)).itemsize == size:
-            return dtype
+        if btf is not None and number:
+            with contextlib.suppress(WorkbenchError):  # a data section has no layout of its own
+                if (dtype := btf.dtype(number)).itemsize == size:
+                    return dtype
         return np.dtype(f"V{max(size, 1)}")
 
     def _make(self, path: Path, name: str, segment: CSegment) -> Any:

@@ -1,0 +1,435 @@
+"""Load an object into user space: the face of `workbench.kernel.loaded`, without privilege.
+
+    with load(obj) as loaded:
+        loaded.attach_uprobes("count", "/usr/lib/libc.so.6", [offset], pid=1234)
+
+Linked against the platform's types, verified, compiled (quick tier at once, optimised in the background), its maps in
+a namespace of shared memory. Nothing is left when `with` ends: hooks are removed, the namespace vanishes.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workbench.errors import BadSpec, MissingCapability
+from workbench.objects.link import link
+from workbench.objects.model import builtin
+from workbench.runtime.isa import decode
+from workbench.runtime.maps import current_run
+from workbench.runtime.sharing import enter_process, enter_space, leave_process, leave_space
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from workbench.objects.linked import LinkedMap, LinkedObject, LinkedProgram
+    from workbench.objects.model import BpfObject
+    from workbench.runtime.attach import Link, Process
+    from workbench.runtime.jit import Blob
+    from workbench.runtime.jit import Program as Code
+    from workbench.runtime.maps import Map, Space
+    from workbench.runtime.verifier import Verdict
+
+__all__ = ("Loaded", "Program", "linked_for_user_space", "load", "verify")
+
+_CALL, _HELPER = 0x85, 0
+_RING_BUFFER = 27
+
+
+def linked_for_user_space(
+    obj: BpfObject,
+    *,
+    constants: Mapping[str, int | bool] | None = None,
+    map_sizes: Mapping[str, int] | None = None,
+    programs: Iterable[str] | None = None,
+) -> LinkedObject:
+    """The object linked against the types of user space's platform (native/runtime/platform.h)."""
+    return link(
+        obj,
+        btf=builtin("userspace").btf,
+        constants=constants,
+        map_sizes=map_sizes,
+        programs=programs,
+    )
+
+
+def verify(
+    obj: BpfObject,
+    *,
+    constants: Mapping[str, int | bool] | None = None,
+    programs: Iterable[str] | None = None,
+    **options: Any,
+) -> dict[str, Verdict]:
+    """Verify programs of an object as `load` does, without loading them.
+
+    Parameters
+    ----------
+    obj : BpfObject
+    constants, programs
+        As for `load`.
+    **options
+        For `workbench.runtime.verifier.verify`.
+
+    Returns
+    -------
+    dict of str to Verdict
+        By program name; `verdict.frame` shows every instruction's states.
+
+    Raises
+    ------
+    VerifierRejected
+        The first that is refused: instruction, C line, registers, shortest failing path.
+    """
+    from workbench.runtime.verifier import verify as verify_program
+
+    linked = linked_for_user_space(obj, constants=constants, programs=programs)
+    return {
+        name: verify_program(program, linked, **options)
+        for name, program in linked.programs.items()
+    }
+
+
+class Program:
+    """A loaded program.
+
+    Attributes
+    ----------
+    name, section : str
+    linked : LinkedProgram
+        As linked, before lowering.
+    verdict : Verdict
+    code : workbench.runtime.jit.Program
+        Compiled for this process, in both tiers; made by the first `test_run`.
+    probe : workbench.runtime.jit.Blob
+        Compiled for probes: integer registers only, so that nothing else need be saved. Made by the first attachment.
+    """
+
+    def __init__(
+        self, linked: LinkedProgram, verdict: Verdict, shapes: Sequence[LinkedMap], maps: list[Map]
+    ) -> None:
+        self.name, self.section = linked.name, linked.section
+        self.linked, self.verdict = linked, verdict
+        self._shapes, self._maps = shapes, maps
+
+    def __repr__(self) -> str:
+        return f"<Program {self.name} ({self.section})>"
+
+    @cached_property
+    def _lowered(self) -> LinkedProgram:
+        from workbench.runtime.lower import lower
+
+        return lower(self.linked, self.verdict)
+
+    @cached_property
+    def code(self) -> Code:
+        from workbench.runtime.jit import Program as Code
+
+        made = Code(self._lowered, self._shapes, self._maps, self.verdict)
+        return made.start()
+
+    @cached_property
+    def probe(self) -> Blob:
+        from workbench.runtime.jit import compile_program
+
+        return compile_program(
+            self._lowered, self._shapes, verdict=self.verdict, tier="optimised", vectors=False
+        )
+
+
+class Links:
+    """Several attachments of one program as one link."""
+
+    def __init__(self, description: str, links: list[Link]) -> None:
+        self.description, self.links = description, links
+
+    def __repr__(self) -> str:
+        return f"<Links {self.description}{'' if self.attached else ' (detached)'}>"
+
+    @property
+    def attached(self) -> bool:
+        """True until closed."""
+        return bool(self.links)
+
+    @property
+    def hits(self) -> int:
+        """How often the program ran."""
+        return sum(link.hits for link in self.links)
+
+    @property
+    def missed(self) -> int:
+        """Hits that ran no program: the thread was inside another one, or its return could not be followed."""
+        return sum(link.missed for link in self.links)
+
+    def close(self) -> None:
+        """Detach; safe to call twice."""
+        links, self.links = self.links, []
+        if links:
+            links[0].process.detach(links)
+
+    def __enter__(self) -> Links:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Loaded:
+    """A loaded object. Made by `load`.
+
+    Attributes
+    ----------
+    maps : dict of str to Map
+        Every map but rings and the hidden maps of global variables.
+    programs : dict of str to Program
+    globals : dict of str to ndarray
+        Writable 0-d numpy views of the variables in .data and .bss, live while programs run.
+    space : Space
+        The namespace that holds the maps.
+    backend, why : str
+        "userspace", and why this backend was chosen where that was left to `BpfObject.load`.
+    """
+
+    backend = "userspace"
+
+    def __init__(self, obj: BpfObject, linked: LinkedObject, space: Space, pid: int | None) -> None:
+        self.object, self.linked, self.space, self.default_pid = obj, linked, space, pid
+        self.why = ""
+        self.programs: dict[str, Program] = {}
+        self._links: list[Links] = []
+        self._processes: dict[int, Process] = {}
+        self._closed = False
+        self.all_maps: list[Map] = [space.create(one, linked.btf) for one in linked.maps]
+        self.maps: dict[str, Map] = {}
+        self.rings: dict[str, Map] = {}
+        for one, made in zip(linked.maps, self.all_maps, strict=True):
+            if one.name.startswith("."):
+                continue
+            (self.rings if one.type == _RING_BUFFER else self.maps)[one.name] = made
+        self.globals: dict[str, NDArray[Any]] = self._global_views()
+
+    def _global_views(self) -> dict[str, NDArray[Any]]:
+        btf, views = self.linked.btf, {}
+        for name, variable in self.linked.variables.items():
+            area = self.linked.maps[variable.map]
+            if btf is None or area.read_only or not area.name.startswith((".data", ".bss")):
+                continue
+            dtype = btf.dtype(variable.type)
+            base, shape = dtype.subdtype or (dtype, ())
+            if variable.offset + dtype.itemsize > area.value_size:
+                continue
+            raw = self.all_maps[variable.map].bytes_of_first()
+            views[name] = np.ndarray(shape, base, raw, variable.offset)
+        return views
+
+    def __enter__(self) -> Loaded:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def ring(self, name: str) -> Any:
+        """A ring buffer map, ready for a reader of `workbench.kernel.ring`; the caller closes it."""
+        if name not in self.rings:
+            raise BadSpec(
+                f"{self.object.name} has no ring {name!r}", f"rings: {', '.join(self.rings) or 'none'}"
+            )
+        return self.rings[name]
+
+    def attach(
+        self, program: str, target: str = "", *, pid: int | None = None, cookie: int = 0
+    ) -> Any:
+        """Attach a program by what its section says; see `workbench.collectors.attach.attach`."""
+        from importlib import import_module  # names are resolved in a room above this one
+
+        return import_module("workbench.collectors.attach").attach(
+            self, program, target, pid=pid, cookie=cookie
+        )
+
+    def attach_uprobes(
+        self,
+        program: str,
+        path: str,
+        offsets: Sequence[int] | NDArray[np.uint64],
+        *,
+        cookies: Sequence[int] | NDArray[np.uint64] | None = None,
+        semaphores: Sequence[int] | NDArray[np.uint64] | None = None,
+        pid: int | None = None,
+        on_return: bool = False,
+    ) -> Links:
+        """Attach to many places of one file while the process is held once.
+
+        Parameters
+        ----------
+        program : str
+        path : str
+            ELF file as this process sees it, mapped by the target.
+        offsets, cookies, semaphores : uint64, shape (n,)
+            File offsets of the instructions; a cookie for each (bpf_get_attach_cookie); file offsets of USDT
+            semaphores, which are counted up while attached.
+        pid : int, optional
+            The process; by default the one that `load` was told.
+        on_return : bool
+            Fire at the function's return instead.
+
+        Raises
+        ------
+        MissingCapability
+            A place that can be probed neither by a jump nor by a trap, or the file is not mapped.
+        """
+        from workbench.runtime.attach import Request
+        from workbench.runtime.attach.files import addresses_of
+
+        process = self._process(pid)
+        one = self.programs[program]
+        count = len(offsets)
+        tags = [0] * count if cookies is None else [int(c) for c in cookies]
+        marks = [0] * count if semaphores is None else [int(s) for s in semaphores]
+        places = addresses_of(process.pid, path, map(int, offsets))
+        counters = [addresses_of(process.pid, path, [m])[0] if m else 0 for m in marks]
+        requests = [
+            Request(
+                one.probe, place, "uretprobe" if on_return else "uprobe", tag, tuple(self.all_maps)
+            )
+            for place, tag, _counter in zip(places, tags, counters, strict=True)
+        ]
+        links = process.attach_many(requests)
+        return self._keep(Links(f"{program} on {count} places of {path}", links))
+
+    def _process(self, pid: int | None) -> Process:
+        """The process that attachments go to, entered when this is the first."""
+        pid = self.default_pid if pid is None else pid
+        if pid is None:
+            raise BadSpec(
+                "user space enters one process at a time", "name it: attach(..., pid=1234)"
+            )
+        if pid not in self._processes:
+            self._processes[pid] = enter_process(pid, self.space)
+        return self._processes[pid]
+
+    def _keep(self, link: Links) -> Links:
+        self._links = [old for old in self._links if old.attached]
+        self._links.append(link)
+        return link
+
+    def test_run(self, program: str, data: bytes = bytes(64), repeat: int = 1) -> tuple[int, int]:
+        """As BPF_PROG_TEST_RUN: (return value, mean duration of one run in ns).
+
+        `data` is the packet of a network program, the context of every other.
+        """
+        from workbench.runtime.helpers.native import execute_repeat
+        from workbench.runtime.program_types import make_context
+
+        one = self.programs[program]
+        with make_context(one.linked.type, data) as context:
+            value, spent = execute_repeat(
+                one.code.address, context, current_run(self.space), repeat
+            )
+        return value & 0xFFFFFFFF, spent // max(repeat, 1)
+
+    def close(self) -> None:
+        """Detach all links and unload; safe to call twice."""
+        self.detach()
+        if self._closed:
+            return
+        self._closed = True
+        self.globals.clear()
+        for one in self.all_maps:
+            self.space.drop(one)
+        leave_space(self.space)
+
+    def detach(self) -> None:
+        """Close every link made through this object and leave the processes; maps stay readable."""
+        links, self._links = self._links, []
+        for one in reversed(links):
+            one.close()
+        processes, self._processes = self._processes, {}
+        for process in processes.values():
+            leave_process(process)
+
+
+def _refuse_missing_helpers(program: LinkedProgram, verdict: Verdict) -> None:
+    """Name helpers that user space lacks, where the program can reach the call."""
+    from workbench.runtime.helpers.prototypes import HELPERS
+
+    slot = 0
+    for instruction in decode(program.code):
+        if instruction.opcode == _CALL and instruction.src == _HELPER:
+            helper = HELPERS.get(instruction.imm)
+            if helper is not None and not helper.userspace and verdict.kinds[slot].any():
+                raise MissingCapability(
+                    f"program {program.name} calls {helper.name}, which does not exist in user space",
+                    "load the object with backend='kernel'",
+                )
+        slot += instruction.slots
+
+
+def load(
+    obj: BpfObject,
+    *,
+    constants: Mapping[str, int | bool] | None = None,
+    map_sizes: Mapping[str, int] | None = None,
+    programs: Iterable[str] | None = None,
+    namespace: str | None = None,
+    pid: int | None = None,
+    left_out: int = 0,
+    attach_types: Mapping[str, int] | None = None,
+    **verifier: Any,
+) -> Loaded:
+    """Load an object into user space.
+
+    Parameters
+    ----------
+    obj : BpfObject
+    constants : dict, optional
+        Values of `const volatile` knobs by name, set before the verifier sees them.
+    map_sizes : dict, optional
+        max_entries (bytes for rings) by map name.
+    programs : iterable of str, optional
+        Load only these; all by default.
+    namespace : str, optional
+        Put the maps into the namespace of this name, where other processes find those pinned by name; it stays. By
+        default into one of its own that vanishes with its last user.
+    pid : int, optional
+        Process that attachments without a pid of their own go to.
+    left_out : int
+        Thread that programs never run on: the one that reads their rings, when a process observes itself.
+    attach_types : dict, optional
+        Accepted for the kernel backend's sake: user space has one way to attach a function.
+    **verifier
+        Options of `workbench.runtime.verifier.verify`.
+
+    Raises
+    ------
+    VerifierRejected
+        Instruction, C line, registers and the shortest failing path.
+    MissingCapability
+        A helper, map or program type that user space lacks, by name.
+    """
+    from workbench.runtime.verifier import verify as verify_program
+
+    linked = linked_for_user_space(
+        obj, constants=constants, map_sizes=map_sizes, programs=programs
+    )
+    verdicts = {}
+    for name, program in linked.programs.items():
+        verdicts[name] = verify_program(program, linked, **verifier)
+        _refuse_missing_helpers(program, verdicts[name])
+    space = enter_space(namespace)
+    try:
+        loaded = Loaded(obj, linked, space, pid)
+        for name, program in linked.programs.items():
+            loaded.programs[name] = Program(program, verdicts[name], linked.maps, loaded.all_maps)
+    except BaseException:
+        leave_space(space)
+        raise
+    return loaded

@@ -1,0 +1,104 @@
+"""What the loaded objects of this process share: one namespace for those that name none, one way into each target.
+
+Two objects that probe one function must see each other's jumps, and a thread of the target joins one namespace: so
+there is one `Process` for each target, counted, and it is left when the last object goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from workbench.errors import MissingCapability
+from workbench.runtime.maps import Space
+
+if TYPE_CHECKING:
+    from workbench.runtime.attach import Process
+
+__all__ = ("enter_process", "enter_space", "leave_process", "leave_space")
+
+
+@dataclass(slots=True)
+class _Counted:
+    """Something that several hold."""
+
+    what: Space | Process
+    holders: int = 0
+
+
+_lock = threading.RLock()
+_spaces: dict[str | None, _Counted] = {}
+_processes: dict[int, _Counted] = {}
+
+
+def _after_fork() -> None:
+    """The child holds nothing: its parent's namespaces and targets stay the parent's."""
+    _spaces.clear()
+    _processes.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def enter_space(name: str | None) -> Space:
+    """The namespace of that name; None is the one of this process, which vanishes with its last holder."""
+    with _lock:
+        if name not in _spaces:
+            _spaces[name] = _Counted(Space(name))
+        one = _spaces[name]
+        one.holders += 1
+        assert isinstance(one.what, Space)
+        return one.what
+
+
+def leave_space(space: Space) -> None:
+    """Give up one hold."""
+    with _lock:
+        for name, one in list(_spaces.items()):
+            if one.what is space:
+                one.holders -= 1
+                if not one.holders:
+                    del _spaces[name]
+                    space.close()
+
+
+def enter_process(pid: int, space: Space) -> Process:
+    """The way into a target.
+
+    Raises
+    ------
+    MissingCapability
+        It was entered with another namespace.
+    TargetGone, NotPermitted
+    """
+    from workbench.runtime.attach import Process
+
+    with _lock:
+        one = _processes.get(pid)
+        if one is None:
+            one = _processes[pid] = _Counted(Process(pid, space))
+        entered = one.what
+        assert isinstance(entered, Process)
+        if entered.space is not space:
+            raise MissingCapability(
+                f"process {pid} is already in namespace {entered.space.name if entered.space else ''!r}",
+                "load both objects into one namespace: load(namespace=...)",
+            )
+        one.holders += 1
+        return entered
+
+
+def leave_process(process: Process) -> None:
+    """Give up one hold; the last one restores the process."""
+    with _lock:
+        one = _processes.get(process.pid)
+        if one is None or one.what is not process:
+            return
+        one.holders -= 1
+        if not one.holders:
+            del _processes[process.pid]
+            with contextlib.suppress(ProcessLookupError):
+                process.close()
