@@ -77,7 +77,7 @@ def _arithmetic(groups: _Groups, _names: Names) -> Statement:
 def _negate(groups: _Groups, _names: Names) -> Statement:
     dst, source = groups
     if dst != source:
-        raise SyntaxProblem(f"{dst} = -{source}", "neg has one register")
+        raise SyntaxProblem(f"{dst} = -{source} has two registers", "neg works in place: r1 = -r1")
     return Statement(Instruction(_kind(dst) | op.NEG, register(dst)))
 
 
@@ -90,7 +90,9 @@ def _extend(groups: _Groups, _names: Names) -> Statement:
 def _swap(groups: _Groups, _names: Names) -> Statement:
     dst, name, bits, source = groups
     if dst != source or dst[0] != "r":
-        raise SyntaxProblem(f"{dst} = {name}{bits} {source}", "a byte swap has one r register")
+        raise SyntaxProblem(
+            f"{dst} = {name}{bits} {source}: a byte swap has one r register", "as in r1 = be16 r1"
+        )
     opcode = {"le": op.ALU | op.END, "be": op.ALU | op.END | op.X, "bswap": op.ALU64 | op.END}[name]
     return Statement(Instruction(opcode, register(dst), imm=int(bits)))
 
