@@ -1,7 +1,7 @@
 /* Hash, per-CPU hash and their LRU kinds (kernel/bpf/hashtab.c): lookup, update, delete. Design: hash.h.
  *
  * LRU is the clock algorithm: a lookup of a program marks the slot, an insertion into a full map moves a hand over the
- * slots, unmarking, and deletes the first entry that has no mark. The kernel's lists approximate LRU differently; both
+ * buckets, unmarking, and deletes the first entry that has no mark. The kernel's lists approximate LRU differently; both
  * may evict an entry that is not the oldest, and which one is no promise of either.
  */
 #include "hash.h"
@@ -10,29 +10,51 @@
 #define NOEXIST 1u
 #define EXIST 2u
 #define F_LOCK 4u
-#define NONE UINT32_MAX
 
-/* A word on the way to a slot, found with the bucket locked. */
+/* Where a key is or goes, with the bucket locked. */
 struct place {
-    uint64_t *head, *word;
-    uint64_t first; /* the head without its owner */
-    uint32_t slot;  /* 0 = the key is not there */
+    struct wb_bucket *bucket;
+    uint64_t *word;
+    uint64_t head; /* way 0 without its owner */
+    uint32_t slot; /* 0 = the key is not there */
+    uint32_t way;
 };
 
 /* --- reading ------------------------------------------------------------------------------------------------------- */
 
-static inline uint32_t find(const struct wb_map *map, const void *key, uint64_t hash) {
-    uint32_t tag = wb_hash_tag(hash), slots = wb_slots(map);
-    uint64_t word = WB_LOAD(wb_heads(map) + (hash & map->mask));
-    for (uint32_t left = slots; left; left--) { /* a damaged chain may be a ring */
+static inline bool is_key(const struct wb_map *map, uint64_t word, const void *key) {
+    uint32_t index = WB_WORD_SLOT(word);
+    return index && index < wb_slots(map) && wb_same_key(map, key, wb_slot_key(wb_slot(map, index)));
+}
+
+static uint32_t find_in_chain(const struct wb_map *map, uint64_t word, const void *key) {
+    for (uint32_t left = wb_slots(map); left; left--) { /* a damaged chain may be a ring */
         uint32_t index = WB_WORD_SLOT(word);
-        if (!index || index >= slots)
+        if (!index || index >= wb_slots(map))
             return 0;
-        struct wb_slot *slot = wb_slot(map, index);
-        if (WB_WORD_TAG(word) == tag && wb_same_key(map, key, wb_slot_key(slot)))
+        if (is_key(map, word, key))
             return index;
-        word = WB_LOAD(&slot->next);
+        word = WB_LOAD(&wb_slot(map, index)->next);
     }
+    return 0;
+}
+
+/* Bits 7, 15, ... of the ways whose byte is the hash's (and now and then of one above it that is not). */
+static inline uint64_t matches(uint64_t bytes, uint64_t hash) {
+    uint64_t x = bytes ^ wb_hash_byte(hash) * WB_ONES;
+    return (x - WB_ONES) & ~x & WB_HIGHS;
+}
+
+static inline uint32_t find(const struct wb_map *map, const void *key, uint64_t hash) {
+    const struct wb_bucket *bucket = wb_bucket(map, hash);
+    uint64_t bytes = WB_LOAD(&bucket->bytes);
+    for (uint64_t left = matches(bytes, hash); left; left &= left - 1) {
+        uint64_t word = WB_LOAD(&bucket->way[__builtin_ctzll(left) / 8]);
+        if (__builtin_expect(is_key(map, word, key), 1))
+            return WB_WORD_SLOT(word);
+    }
+    if (__builtin_expect(bytes >= WB_CHAIN, 0))
+        return find_in_chain(map, WB_LOAD(&bucket->way[WB_WAYS - 1]), key);
     return 0;
 }
 
@@ -120,9 +142,8 @@ static int64_t lock_contended(struct wb_run *run, struct wb_map *map, uint64_t *
 
 static inline int64_t lock(struct wb_run *run, struct wb_map *map, struct wb_block *mine, uint64_t hash,
                            struct place *place) {
-    uint32_t bucket = (uint32_t)hash & map->mask;
-    uint64_t *head = place->head = wb_heads(map) + bucket, word = WB_PEEK(head);
-    WB_STORE(&mine->bucket, bucket + 1);
+    uint64_t *head = (place->bucket = wb_bucket(map, hash))->way, word = WB_PEEK(head);
+    WB_STORE(&mine->bucket, ((uint32_t)hash & map->mask) + 1);
     if (__builtin_expect(WB_WORD_OWNER(word) || !wb_exchange(head, word, word | (uint64_t)run->owner << 52), 0)) {
         int64_t error = lock_contended(run, map, head);
         if (error) {
@@ -131,53 +152,105 @@ static inline int64_t lock(struct wb_run *run, struct wb_map *map, struct wb_blo
         }
         word = WB_LOAD(head);
     }
-    place->first = WB_WORD_PLAIN(word);
+    place->head = WB_WORD_PLAIN(word);
     return 0;
 }
 
 static inline void unlock(struct wb_block *mine, const struct place *place) {
-    WB_STORE(place->head, place->first);
+    WB_STORE(place->bucket->way, place->head);
     WB_STORE(&mine->bucket, 0);
 }
 
-/* The word that leads to the key, or to the slot `index` where that is given. */
-static inline void seek(const struct wb_map *map, const void *key, uint64_t hash, uint32_t wanted,
-                        struct place *place) {
-    uint32_t tag = wb_hash_tag(hash), slots = wb_slots(map);
-    uint64_t word = place->first;
-    place->word = place->head;
-    place->slot = 0;
-    for (uint32_t left = slots; left; left--) {
+/* The word of way 6's chain that leads to `slot` (not 0) or to the key. */
+static void seek_in_chain(const struct wb_map *map, const void *key, uint32_t slot, struct place *place) {
+    place->way = WB_WAYS - 1;
+    place->word = &place->bucket->way[WB_WAYS - 1];
+    for (uint32_t left = wb_slots(map); left; left--) {
+        uint64_t word = WB_PEEK(place->word);
         uint32_t index = WB_WORD_SLOT(word);
-        if (!index || index >= slots)
+        if (!index || index >= wb_slots(map))
             return;
-        struct wb_slot *slot = wb_slot(map, index);
-        if (wanted != NONE ? index == wanted
-                           : WB_WORD_TAG(word) == tag && wb_same_key(map, key, wb_slot_key(slot))) {
+        if (slot ? index == slot : is_key(map, word, key)) {
             place->slot = index;
             return;
         }
-        place->word = &slot->next;
-        word = WB_PEEK(&slot->next);
+        place->word = &wb_slot(map, index)->next;
     }
 }
 
-/* Arm the record, store the one word that makes the operation happen, and bring the block up to date. */
-static inline void commit(struct wb_map *map, struct wb_block *mine, struct place *place, uint64_t word,
-                          uint32_t taken, uint32_t retired, uint32_t credits) {
-    uint32_t count = mine->count, head = mine->head, tail = mine->tail;
-    mine->link_slot = 0;
+static inline void seek(const struct wb_map *map, const void *key, uint64_t hash, struct place *place) {
+    uint64_t bytes = WB_PEEK(&place->bucket->bytes);
+    place->slot = 0;
+    for (uint64_t left = matches(bytes, hash); left; left &= left - 1) {
+        place->way = (uint32_t)__builtin_ctzll(left) / 8;
+        place->word = &place->bucket->way[place->way];
+        uint64_t word = WB_PEEK(place->word);
+        if (__builtin_expect(is_key(map, word, key), 1)) {
+            place->slot = WB_WORD_SLOT(word);
+            return;
+        }
+    }
+    if (__builtin_expect(bytes >= WB_CHAIN, 0))
+        seek_in_chain(map, key, 0, place);
+}
+
+static void seek_slot(const struct wb_map *map, uint32_t slot, struct place *place) {
+    place->slot = 0;
+    for (uint32_t i = 0; i < WB_WAYS - 1; i++)
+        if (WB_WORD_SLOT(WB_PEEK(&place->bucket->way[i])) == slot) {
+            place->slot = slot;
+            place->way = i;
+            place->word = &place->bucket->way[i];
+            return;
+        }
+    seek_in_chain(map, 0, slot, place);
+}
+
+/* A free way for a new entry, or the beginning of the chain; its byte is set before the entry is there. Returns the word
+ * that the new slot goes before. */
+static inline uint64_t open_way(struct place *place, uint64_t hash) {
+    struct wb_bucket *bucket = place->bucket;
+    uint64_t bytes = WB_PEEK(&bucket->bytes), free = ~bytes & WB_HIGHS;
+    uint32_t way = free ? (uint32_t)__builtin_ctzll(free) / 8 : 0;
+    if (__builtin_expect(!free, 0)) /* a byte whose setter was killed before the entry was there */
+        while (way < WB_WAYS && WB_WORD_SLOT(WB_PEEK(&bucket->way[way])))
+            way++;
+    if (__builtin_expect(way >= WB_WAYS - 1 && (way == WB_WAYS || bytes >= WB_CHAIN), 0)) {
+        way = WB_WAYS - 1;
+        bytes |= WB_CHAIN;
+    }
+    place->way = way;
+    place->word = &bucket->way[way];
+    if (bytes < WB_CHAIN || way < WB_WAYS - 1)
+        bytes = (bytes & ~(0xffull << 8 * way)) | wb_hash_byte(hash) << 8 * way;
+    WB_STORE(&bucket->bytes, bytes);
+    return WB_WORD_PLAIN(WB_PEEK(place->word));
+}
+
+/* After an entry has gone: nothing is to be found by its byte. */
+static inline void close_way(struct place *place) {
+    struct wb_bucket *bucket = place->bucket;
+    if (WB_WORD_SLOT(WB_PEEK(&bucket->way[place->way])))
+        return; /* the chain goes on */
+    uint64_t bytes = WB_PEEK(&bucket->bytes) & ~(0xffull << 8 * place->way);
+    if (place->way == WB_WAYS - 1)
+        bytes &= ~WB_CHAIN;
+    WB_STORE(&bucket->bytes, bytes);
+}
+
+/* Arm the record, store the one word that makes the operation happen, bring the block up to date, unlock. */
+static inline void commit(struct wb_run *run, struct wb_map *map, struct wb_block *mine, struct place *place,
+                          uint64_t word, uint32_t taken, uint32_t retired, uint32_t credits) {
+    uint32_t count = mine->count, head = mine->head, tail = mine->tail, link = 0;
     if (taken) {
         head = WB_PEEK(&wb_slot(map, taken)->link);
         count--;
     }
     if (retired) {
-        if (count) {
-            mine->link_slot = tail;
-            mine->link_after = retired;
-        } else {
+        if (count)
+            link = tail;
+        else
             head = retired;
-        }
         tail = retired;
         count++;
     }
@@ -187,53 +260,71 @@ static inline void commit(struct wb_map *map, struct wb_block *mine, struct plac
     mine->tail_after = tail;
     mine->count_after = count;
     mine->credits_after = credits;
+    mine->link_slot = link;
+    mine->link_after = retired;
     mine->retired = retired;
     WB_STORE(&mine->armed, 1);
-    bool first = place->word == place->head;
+    bool is_head = place->word == place->bucket->way;
+    if (is_head) {
+        place->head = word;
+        word |= (uint64_t)run->owner << 52;
+    }
     WB_STORE(place->word, word);
     if (retired)
         WB_PUT(&wb_slot(map, retired)->stamp, WB_LOAD(map->space->epoch));
-    if (mine->link_slot)
-        WB_PUT(&wb_slot(map, mine->link_slot)->link, retired);
+    if (link)
+        WB_PUT(&wb_slot(map, link)->link, retired);
     mine->head = head;
     mine->tail = tail;
     mine->count = count;
     mine->credits = credits;
     WB_STORE(&mine->armed, 0);
-    if (!first)
-        WB_STORE(place->head, place->first);
-    WB_STORE(&mine->bucket, 0);
+    if (!taken)
+        close_way(place);
+    unlock(mine, place);
+    if (taken && head < wb_slots(map)) { /* what the next update writes to */
+        __builtin_prefetch(wb_slot(map, head), 1);
+        __builtin_prefetch((uint8_t *)wb_slot(map, head) + WB_LINE, 1);
+    }
 }
 
-static int64_t erase_at(struct wb_map *map, struct wb_block *mine, struct place *place) {
+static void erase_at(struct wb_run *run, struct wb_map *map, struct wb_block *mine, struct place *place) {
     uint64_t after = WB_PEEK(&wb_slot(map, place->slot)->next);
-    commit(map, mine, place, WB_WORD_PLAIN(after), 0, place->slot, mine->credits + 1);
+    commit(run, map, mine, place, WB_WORD_PLAIN(after), 0, place->slot, mine->credits + 1);
+}
+
+/* The first entry of a bucket that was not looked up since the hand passed; unmarks those before it. */
+static uint32_t victim(const struct wb_map *map, const struct wb_bucket *bucket) {
+    for (uint32_t way = 0; way < WB_WAYS; way++) {
+        uint64_t word = WB_LOAD(&bucket->way[way]);
+        for (uint32_t left = wb_slots(map); left; left--) {
+            uint32_t index = WB_WORD_SLOT(word);
+            if (!index || index >= wb_slots(map))
+                break;
+            struct wb_slot *slot = wb_slot(map, index);
+            if (!WB_PEEK(&slot->used))
+                return index;
+            WB_PUT(&slot->used, 0);
+            word = way == WB_WAYS - 1 ? WB_LOAD(&slot->next) : 0;
+        }
+    }
     return 0;
 }
 
 /* Make room in a full LRU map: one credit more for this block. */
 static int64_t evict(struct wb_run *run, struct wb_map *map, struct wb_block *mine) {
-    uint32_t slots = wb_slots(map);
-    uint32_t *hand = &wb_header(map)->hand;
-    for (uint64_t steps = 0; steps < 3ull * slots; steps++) {
-        uint32_t index = __atomic_fetch_add(hand, 1, __ATOMIC_RELAXED) % slots;
+    for (uint64_t steps = 0; steps < 3ull * map->mask + 3; steps++) {
+        uint64_t hash = __atomic_fetch_add(&wb_header(map)->hand, 1, __ATOMIC_RELAXED);
+        uint32_t index = victim(map, wb_bucket(map, hash));
         if (!index)
             continue;
-        struct wb_slot *slot = wb_slot(map, index);
-        uint64_t hash = wb_key_hash(map, wb_slot_key(slot));
-        if (find(map, wb_slot_key(slot), hash) != index)
-            continue;
-        if (WB_PEEK(&slot->used)) {
-            WB_PUT(&slot->used, 0);
-            continue;
-        }
         struct place place;
         int64_t error = lock(run, map, mine, hash, &place);
         if (error)
             return error;
-        seek(map, 0, hash, index, &place);
+        seek_slot(map, index, &place);
         if (place.slot) {
-            erase_at(map, mine, &place);
+            erase_at(run, map, mine, &place);
             return 0;
         }
         unlock(mine, &place);
@@ -297,7 +388,7 @@ static inline int64_t put(struct wb_run *run, struct wb_map *map, const void *ke
         struct place place;
         if ((error = ready(run, map, mine)) || (error = lock(run, map, mine, hash, &place)))
             break;
-        seek(map, key, hash, NONE, &place);
+        seek(map, key, hash, &place);
         uint32_t old = place.slot;
         if (old ? flags == NOEXIST : flags == EXIST) {
             unlock(mine, &place);
@@ -323,13 +414,8 @@ static inline int64_t put(struct wb_run *run, struct wb_map *map, const void *ke
         else
             wb_move((uint8_t *)slot + wb_value_at(map), value, map->value_size);
         slot->used = 0;
-        if (old) {
-            WB_PUT(&slot->next, WB_PEEK(&wb_slot(map, old)->next));
-        } else {
-            place.word = place.head;
-            WB_PUT(&slot->next, place.first);
-        }
-        commit(map, mine, &place, index | (uint64_t)wb_hash_tag(hash) << 32, index, old, mine->credits - !old);
+        WB_PUT(&slot->next, old ? WB_PEEK(&wb_slot(map, old)->next) : open_way(&place, hash));
+        commit(run, map, mine, &place, index, index, old, mine->credits - !old);
         break;
     }
     finish(mine);
@@ -368,11 +454,11 @@ static int64_t remove_key(struct wb_run *run, struct wb_map *map, const void *ke
         return error;
     uint64_t hash = wb_key_hash(map, key);
     if (!(error = lock(run, map, mine, hash, &place))) {
-        seek(map, key, hash, NONE, &place);
+        seek(map, key, hash, &place);
         if (place.slot) {
             if (value)
                 copy_out(map, place.slot, value);
-            erase_at(map, mine, &place);
+            erase_at(run, map, mine, &place);
         } else {
             unlock(mine, &place);
             error = -ENOENT;
@@ -403,50 +489,68 @@ static int64_t hash_read(struct wb_run *run, struct wb_map *map, const void *key
     return 0;
 }
 
-/* The key after `key` in the order of buckets and chains; after a key that is gone, the first. */
-static int64_t hash_next(struct wb_run *run, struct wb_map *map, const void *key, void *next) {
-    (void)run;
-    uint32_t slots = wb_slots(map);
-    uint64_t bucket = 0, word = 0;
-    if (key) {
-        uint64_t hash = wb_key_hash(map, key);
-        uint32_t slot = find(map, key, hash);
-        if (slot) {
-            bucket = (hash & map->mask) + 1;
-            word = WB_LOAD(&wb_slot(map, slot)->next);
+/* A way through all entries: ways 0 to 5, then the chain of way 6, bucket by bucket. */
+struct walk {
+    uint64_t bucket, word;
+    uint32_t way;
+    uint32_t left; /* of a chain: a damaged one may be a ring */
+};
+
+/* The slot that `walk` is at or comes to next; 0 at the end. */
+static uint32_t walk_on(const struct wb_map *map, struct walk *walk) {
+    for (;;) {
+        uint32_t index = WB_WORD_SLOT(walk->word);
+        if (index && index < wb_slots(map) && walk->left) {
+            walk->left--;
+            return index;
         }
-    }
-    for (;; bucket++) {
-        uint32_t index = WB_WORD_SLOT(word);
-        if (index && index < slots) {
-            wb_move(next, wb_slot_key(wb_slot(map, index)), map->key_size);
+        if (walk->way == WB_WAYS) {
+            walk->way = 0;
+            walk->bucket++;
+        }
+        if (walk->bucket > map->mask)
             return 0;
-        }
-        if (bucket > map->mask)
-            return -ENOENT;
-        word = WB_LOAD(wb_heads(map) + bucket);
+        walk->word = WB_LOAD(&wb_bucket(map, walk->bucket)->way[walk->way++]);
+        walk->left = wb_slots(map);
     }
 }
 
+static void walk_past(const struct wb_map *map, struct walk *walk, uint32_t slot) {
+    walk->word = walk->way == WB_WAYS ? WB_LOAD(&wb_slot(map, slot)->next) : 0;
+}
+
+/* The key after `key` in that order; after a key that is gone, the first. */
+static int64_t hash_next(struct wb_run *run, struct wb_map *map, const void *key, void *next) {
+    (void)run;
+    struct walk walk = {0};
+    uint64_t hash = key ? wb_key_hash(map, key) : 0;
+    uint32_t slot = key ? find(map, key, hash) : 0;
+    if (slot) {
+        walk.bucket = hash & map->mask;
+        const struct wb_bucket *bucket = wb_bucket(map, hash);
+        while (walk.way < WB_WAYS && WB_WORD_SLOT(WB_LOAD(&bucket->way[walk.way++])) != slot)
+            ;
+        walk.left = wb_slots(map);
+        walk_past(map, &walk, slot);
+    }
+    slot = walk_on(map, &walk);
+    if (!slot)
+        return -ENOENT;
+    wb_move(next, wb_slot_key(wb_slot(map, slot)), map->key_size);
+    return 0;
+}
+
 static int64_t hash_each(struct wb_run *run, struct wb_map *map, wb_callback callback, void *ctx, uint64_t flags) {
-    uint32_t slots = wb_slots(map);
     int64_t visited = 0;
+    struct walk walk = {0};
     if (flags)
         return -EINVAL;
-    for (uint64_t bucket = 0; bucket <= map->mask; bucket++) {
-        uint64_t word = WB_LOAD(wb_heads(map) + bucket);
-        for (uint32_t left = slots; left; left--) {
-            uint32_t index = WB_WORD_SLOT(word);
-            if (!index || index >= slots)
-                break;
-            struct wb_slot *slot = wb_slot(map, index);
-            visited++;
-            if (callback((uint64_t)map, (uint64_t)wb_slot_key(slot),
-                         (uint64_t)wb_slot_value(map, index, cpu_of(run, map)), (uint64_t)ctx, 0, run) ||
-                run->stopped)
-                return visited;
-            word = WB_LOAD(&slot->next);
-        }
+    for (uint32_t slot; (slot = walk_on(map, &walk)); walk_past(map, &walk, slot)) {
+        visited++;
+        if (callback((uint64_t)map, (uint64_t)wb_slot_key(wb_slot(map, slot)),
+                     (uint64_t)wb_slot_value(map, slot, cpu_of(run, map)), (uint64_t)ctx, 0, run) ||
+            run->stopped)
+            break;
     }
     return visited;
 }

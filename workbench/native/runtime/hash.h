@@ -1,10 +1,12 @@
 /* The hash family: layout and the shared parts of hash.c, hash_block.c and hash_ops.c.
  *
- * A bucket is one word, the head of a chain of slots. A word names the slot that follows (0: none), a tag of its key,
- * and, in heads, the participant that has the bucket locked. Readers take no lock and store nothing: they follow words.
- * A writer locks the head by exchanging its number in; one plain store of one word then commits the operation, and
- * unlocks too when that word is the head. An update writes a new slot and puts it in the old one's place, so that a
- * reader sees the old value or the new, and a writer killed anywhere leaves one of them.
+ * A bucket is a cache line: a byte of each way's hash, compared all at once in one word without a branch, and seven ways.
+ * A way is a word that names a slot (0: none); that of way 0, the head, also the participant that has the bucket locked.
+ * When all ways are taken, way 6 becomes the first of a chain through the slots. Readers take no lock and store nothing.
+ * A writer locks the bucket by exchanging its number into the head; one plain store of one word then commits the
+ * operation. An update writes a new slot and puts it in the old one's place, so that a reader sees the old value or the
+ * new, and a writer killed anywhere leaves one of them. The bytes are hints: set before an entry is there, cleared after
+ * it has gone, so a reader never misses an entry, whatever died in between.
  *
  * What a thread owns of a map is its block: a queue of slots (new ones are taken from its head, replaced ones go to its
  * tail with the epoch as a stamp, and are taken again only after the grace period), credits (entries it may still
@@ -12,8 +14,7 @@
  * flight. Block 0 is nobody's: the store from which the others are filled.
  *
  * Recovery of a dead thread is decided by the words alone. The record is armed after the lock is taken and before the
- * commit. Armed and the head still names the dead: committed only if the word (not the head) already has its new
- * value. Armed and the head does not name the dead: committed. The record holds what the block becomes, absolute
+ * commit. Armed and the head still names the dead: committed only if the word already has its new value. Armed and the head does not name the dead: committed. The record holds what the block becomes, absolute
  * values, so that doing it twice is doing it once: a killed reaper's work is done again by the next. The bucket is
  * unlocked last.
  *
@@ -28,6 +29,16 @@
 #include <errno.h>
 
 #define WB_HASH_ENOTSUPP 524 /* the kernel's own */
+
+#define WB_WAYS 7
+#define WB_ONES 0x0101010101010101ull
+#define WB_HIGHS 0x0080808080808080ull /* of the ways' bytes */
+#define WB_CHAIN (1ull << 56)           /* way 6 is the first of a chain */
+
+struct wb_bucket {
+    uint64_t bytes; /* way i: 0x80 | 7 bits of the hash, 0 = free; byte 7: WB_CHAIN */
+    uint64_t way[WB_WAYS];
+};
 
 struct wb_slot {
     uint64_t next;  /* word of the slot after this one; stays while a reader may stand here */
@@ -69,10 +80,9 @@ struct wb_hash {
 #define WB_WORD_SLOT(w) ((uint32_t)(w))
 #define WB_WORD_OWNER(w) ((uint32_t)((w) >> 52))
 #define WB_WORD_PLAIN(w) ((w) & ((1ull << 52) - 1))
-#define WB_WORD_TAG(w) ((uint32_t)((w) >> 32) & 0xfffffu)
 
 /* Process-local fields of struct wb_map: `values` is slot 0, `stride` a slot's bytes, `mask` the bucket mask. */
-#define WB_HASH_HEADS 0  /* reserved[]: address of bucket 0 */
+#define WB_HASH_BUCKETS 0 /* reserved[]: address of bucket 0 */
 #define WB_HASH_BLOCKS 1 /* address of block 0 */
 #define WB_HASH_SEED 2
 #define WB_HASH_SIZES 3 /* number of slots, offset of the value << 32 */
@@ -82,7 +92,10 @@ static inline struct wb_hash_header *wb_header(const struct wb_map *map) {
     return (struct wb_hash_header *)(map->segment + WB_SEGMENT_HEADER);
 }
 
-static inline uint64_t *wb_heads(const struct wb_map *map) { return (uint64_t *)map->reserved[WB_HASH_HEADS]; }
+static inline struct wb_bucket *wb_bucket(const struct wb_map *map, uint64_t hash) {
+    return (struct wb_bucket *)map->reserved[WB_HASH_BUCKETS] + (hash & map->mask);
+}
+
 static inline uint32_t wb_slots(const struct wb_map *map) { return (uint32_t)map->reserved[WB_HASH_SIZES]; }
 static inline uint32_t wb_value_at(const struct wb_map *map) { return (uint32_t)(map->reserved[WB_HASH_SIZES] >> 32); }
 
@@ -140,7 +153,7 @@ static inline uint64_t wb_key_hash(const struct wb_map *map, const void *key) {
     return hash;
 }
 
-static inline uint32_t wb_hash_tag(uint64_t hash) { return (uint32_t)(hash >> 44); }
+static inline uint64_t wb_hash_byte(uint64_t hash) { return hash >> 57 | 0x80; }
 
 static inline bool wb_same_key(const struct wb_map *map, const void *a, const void *b) {
     const uint8_t *x = a, *y = b;

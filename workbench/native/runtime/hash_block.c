@@ -54,15 +54,15 @@ static bool committed(struct wb_map *map, const struct wb_block *block, uint32_t
     if (WB_WORD_OWNER(now) != number)
         return true;
     uint64_t at = block->word_at;
-    if (at % 8 || at > map->length - 8 || map->segment + at == (uint8_t *)head)
+    if (at % 8 || at > map->length - 8)
         return false;
-    return WB_LOAD((uint64_t *)(map->segment + at)) == block->word;
+    return WB_WORD_PLAIN(WB_LOAD((uint64_t *)(map->segment + at))) == block->word;
 }
 
 /* With the block's guard held: finish or undo what its dead owner was doing; unlock the bucket last. */
 static void recover(struct wb_map *map, struct wb_block *block, uint32_t number) {
     uint32_t bucket = block->bucket;
-    uint64_t *head = bucket && bucket - 1 <= map->mask ? wb_heads(map) + (bucket - 1) : 0;
+    uint64_t *head = bucket && bucket - 1 <= map->mask ? wb_bucket(map, bucket - 1)->way : 0;
     if (block->armed == 2) {
         wb_block_apply(map, block);
     } else if (block->armed && head && committed(map, block, number, head)) {
@@ -256,4 +256,15 @@ int64_t wb_block_credits(struct wb_run *run, struct wb_map *map, struct wb_block
             return -E2BIG;
     }
     return -E2BIG;
+}
+
+/* Recover every dead thread's block now, not when somebody meets it: number of those that could not be. */
+WB_EXPORT int64_t wb_hash_settle(struct wb_run *run, struct wb_map *map) {
+    int64_t left = 0;
+    for (uint32_t i = 1; i < WB_PARTICIPANTS; i++) {
+        struct wb_block *block = wb_block(map, i);
+        if (WB_PEEK(&block->generation) || WB_PEEK(&block->guard))
+            left += !wb_block_reap(run, map, i, 0);
+    }
+    return left;
 }

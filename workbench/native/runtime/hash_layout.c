@@ -9,13 +9,14 @@
 #define PROGRAM_ACCESS (128u | 256u)
 #define LARGEST (1u << 22)       /* KMALLOC_MAX_SIZE */
 #define LARGEST_PERCPU (1u << 15) /* PCPU_MIN_UNIT_SIZE */
-#define KEPT (16u << 10)          /* bytes of slots that a thread takes at a time */
+#define KEPT (96u << 10)          /* bytes of slots that a thread takes at a time */
 
 static uint64_t up(uint64_t size, uint64_t to) { return (size + to - 1) / to * to; }
 
-static uint32_t batch_of(uint32_t stride) {
-    uint32_t batch = KEPT / stride;
-    return batch < 4 ? 4 : batch > 128 ? 128 : batch;
+/* A grace period per batch: membarrier(2) interrupts the processors that run participants, microseconds in a guest. */
+static uint32_t batch_of(uint64_t bytes) {
+    uint64_t batch = KEPT / bytes;
+    return batch < 4 ? 4 : batch > 1024 ? 1024 : (uint32_t)batch;
 }
 
 static int64_t refused(const struct wb_segment *s) {
@@ -42,20 +43,20 @@ int64_t wb_hash_layout(const struct wb_segment *s, struct wb_hash *layout) {
     int64_t error = refused(s);
     if (error)
         return error;
-    uint64_t buckets = 4;
-    while (buckets < (uint64_t)s->max_entries + s->max_entries / 2)
+    uint64_t buckets = 1; /* two to four entries in each */
+    while (buckets < ((uint64_t)s->max_entries + 3) / 4)
         buckets <<= 1;
     layout->buckets = (uint32_t)buckets;
     layout->value = (uint32_t)(sizeof(struct wb_slot) + up(s->key_size, 8));
     layout->stride = (uint32_t)(layout->value + (percpu ? 0 : up(s->value_size, 8)));
-    /* Besides the entries: what four threads that update at full speed keep in quarantine. */
-    layout->batch = batch_of(layout->stride + (percpu ? (uint32_t)up(s->value_size, 8) : 0));
-    uint64_t count = (uint64_t)s->max_entries + 16 * layout->batch + 1;
+    /* Besides the entries: what a few threads that update at full speed keep in quarantine. */
+    layout->batch = batch_of(layout->stride + (percpu ? up(s->value_size, 8) * s->cpus : 0));
+    uint64_t count = (uint64_t)s->max_entries + 8 * layout->batch + 1;
     if (buckets > UINT32_MAX || count >= UINT32_MAX)
         return -E2BIG;
     layout->count = (uint32_t)count;
     layout->heads = up(WB_SEGMENT_HEADER + sizeof(struct wb_hash_header), WB_LINE);
-    layout->slots = layout->heads + buckets * 8;
+    layout->slots = layout->heads + buckets * sizeof(struct wb_bucket);
     layout->values = up(layout->slots + count * layout->stride, WB_LINE);
     layout->row = percpu ? count * up(s->value_size, 8) : 0;
     layout->blocks = up(layout->values + layout->row * (percpu ? s->cpus : 0), WB_LINE);
@@ -109,7 +110,7 @@ int64_t wb_hash_open(struct wb_map *map) {
     map->stride = layout.stride;
     map->mask = layout.buckets - 1;
     map->cpu_stride = layout.row ? (uint32_t)up(map->value_size, 8) : 0;
-    map->reserved[WB_HASH_HEADS] = (uint64_t)(map->segment + layout.heads);
+    map->reserved[WB_HASH_BUCKETS] = (uint64_t)(map->segment + layout.heads);
     map->reserved[WB_HASH_BLOCKS] = (uint64_t)(map->segment + layout.blocks);
     map->reserved[WB_HASH_SEED] = ((struct wb_hash_header *)(map->segment + WB_SEGMENT_HEADER))->seed;
     map->reserved[WB_HASH_SIZES] = layout.count | (uint64_t)layout.value << 32;
@@ -117,4 +118,4 @@ int64_t wb_hash_open(struct wb_map *map) {
     return 0;
 }
 
-uint32_t wb_hash_batch(const struct wb_map *map) { return batch_of(map->stride + map->cpu_stride); }
+uint32_t wb_hash_batch(const struct wb_map *map) { return batch_of(map->stride + (uint64_t)map->cpu_stride * map->cpus); }
