@@ -69,6 +69,15 @@ WB_EXPORT int64_t wb_segment_format(void *memory, uint64_t length, const struct 
 
 /* Whoever can write the segment can change it at any time: what is checked is copied first, and only copies and
  * what was computed from them are relied on for bounds. */
+/* Rings that helpers write to on their own account are known by their names. */
+static void stream(struct wb_map *map, const char *name) {
+    static const char printk[] = ".printk", timers[] = ".timers";
+    if (map->type == 27 && !__builtin_memcmp(name, printk, sizeof printk))
+        map->space->printk = map;
+    if (map->type == 27 && !__builtin_memcmp(name, timers, sizeof timers))
+        map->space->timers = map;
+}
+
 WB_EXPORT int64_t wb_map_open(struct wb_map *map, void *memory, uint64_t length, struct wb_space *space) {
     const struct wb_segment *segment = memory;
     if (length < WB_SEGMENT_HEADER || WB_LOAD(&segment->magic) != WB_SEGMENT_MAGIC ||
@@ -97,7 +106,10 @@ WB_EXPORT int64_t wb_map_open(struct wb_map *map, void *memory, uint64_t length,
         .ops = ops,
         .space = space,
     };
-    return ops->open(map);
+    int64_t error = ops->open(map);
+    if (!error && space)
+        stream(map, seen.name);
+    return error;
 }
 
 #define BETWEEN(operation, ...)                                                                                        \

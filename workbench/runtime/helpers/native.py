@@ -9,7 +9,16 @@ from functools import cache
 from workbench.errors import MissingCapability
 from workbench.native.library import load
 
-__all__ = ("CProgram", "CRun", "StandaloneRun", "core", "execute", "execute_many", "execute_repeat")
+__all__ = (
+    "CProgram",
+    "CRun",
+    "StandaloneRun",
+    "call",
+    "core",
+    "execute",
+    "execute_many",
+    "execute_repeat",
+)
 
 SCRATCH = 65536
 _U32, _U64, _POINTER = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
@@ -98,6 +107,18 @@ def _helper(name: str) -> object:
     return function
 
 
+def call(name: str, run: int, *arguments: int) -> int:
+    """r0 of helper `name` (without ``bpf_``) on the `struct wb_run` at `run`, as a signed 64-bit number.
+
+    Missing arguments are 0.
+    """
+    function = _helper(name)
+    masked = [argument & (1 << 64) - 1 for argument in arguments]
+    masked += [0] * (5 - len(masked))
+    result: int = function(run, *masked)  # type: ignore[operator]
+    return result - (1 << 64) if result >> 63 else result
+
+
 class StandaloneRun:
     """A `struct wb_run` of the calling thread outside any namespace, with scratch memory of its own."""
 
@@ -110,12 +131,8 @@ class StandaloneRun:
         self.address = ctypes.addressof(self.struct)
 
     def call(self, name: str, *arguments: int) -> int:
-        """r0 of helper `name` (without ``bpf_``) as a signed 64-bit number; missing arguments are 0."""
-        function = _helper(name)
-        masked = [argument & (1 << 64) - 1 for argument in arguments]
-        masked += [0] * (5 - len(masked))
-        result: int = function(self.address, *masked)  # type: ignore[operator]
-        return result - (1 << 64) if result >> 63 else result
+        """`call` on this run."""
+        return call(name, self.address, *arguments)
 
 
 def execute(program: int, ctx: int, run: int) -> int:
