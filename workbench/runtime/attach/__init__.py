@@ -5,7 +5,17 @@ code, `stop` holds the threads. A new kind of hook is a module that makes sites,
 """
 
 from workbench.runtime.attach.link import HookKind, Link, Program, Request
+from workbench.runtime.attach.modules import address_of
 from workbench.runtime.attach.process import Process
 from workbench.runtime.attach.records import Collected, collect
 
-__all__ = ("Collected", "HookKind", "Link", "Process", "Program", "Request", "collect")
+__all__ = (
+    "Collected",
+    "HookKind",
+    "Link",
+    "Process",
+    "Program",
+    "Request",
+    "address_of",
+    "collect",
+)

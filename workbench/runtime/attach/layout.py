@@ -8,6 +8,7 @@ __all__ = (
     "AGENT_MISSED",
     "CHAIN",
     "DEPTH",
+    "EARLY",
     "ENTRY",
     "FRAME",
     "FRAMES",
@@ -29,7 +30,7 @@ __all__ = (
 
 PROGRAM = struct.Struct("<QQIIQ")  # entry, maps, type, id, budget
 LINK = struct.Struct("<QQQIIQQ")  # program, cookie, function, kind, id, hits, missed
-SITE = struct.Struct("<QQQII")  # address, red_zone, chain, flags, pad
+SITE = struct.Struct("<QQQIIQ")  # address, red_zone, chain, flags, pad, only
 CHAIN = struct.Struct("<II")  # entries, returns; then the links
 MIDDLE, UNWINDER = 1, 2
 ENTRY, RETURN, OVERRIDE, REPLACE = 1, 2, 3, 4
@@ -42,7 +43,7 @@ def chain(entries: list[int], returns: list[int]) -> bytes:
 
 
 # struct wb_agent
-TASKS, AGENT_MISSED = 16, 24
+TASKS, AGENT_MISSED, EARLY = 16, 24, 40
 # struct wb_task
 _FRAMES, _LINKS = 512, 4096
 FRAME = struct.Struct("<QQQQ")  # place, address, chain, reserved

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from workbench.frames.symbols.elffile import BadElf
 from workbench.frames.symbols.mappings import readable_place
 from workbench.runtime.attach.memory import Mapping, mappings
 
-__all__ = ("Function", "Module", "Modules")
+__all__ = ("Function", "Module", "Modules", "address_of")
 
 _DELETED = " (deleted)"
 
@@ -82,6 +83,21 @@ class Module:
         if not found[0]:
             raise UnknownSymbol(f"{self.path} was changed after the process mapped it")
         return code.start - int(vaddr[0])
+
+    def is_file(self, status: os.stat_result) -> bool:
+        """It is that file."""
+        device = self.maps[0].device.split(":")
+        return (
+            self.maps[0].inode == status.st_ino
+            and (int(device[0], 16), int(device[1], 16))
+            == (os.major(status.st_dev), os.minor(status.st_dev))
+        ) or self._same_place(status)
+
+    def _same_place(self, status: os.stat_result) -> bool:
+        try:  # file systems with subvolumes show another device in maps
+            return os.path.samestat(Path(self.place).stat(), status)
+        except OSError:
+            return False
 
     def is_called(self, name: str) -> bool:
         """`name` is its path, its file name, or its file name without version: libc = libc.so.6 = libc-2.36.so."""
@@ -216,3 +232,29 @@ class Modules:
             f"the nearest are {', '.join(close[:5])}" if close else "name the library: libc:malloc"
         )
         return UnknownSymbol(f"{where} has no function {name!r}", hint)
+
+
+def address_of(pid: int, path: str, offset: int) -> int:
+    """Where a process has the byte at a file offset of a mapped file.
+
+    Raises
+    ------
+    UnknownSymbol
+        The file is not mapped, or not there.
+    """
+    modules = Modules(pid)
+    try:
+        wanted = Path(path).stat()
+    except OSError:
+        module = modules.named(path)
+    else:
+        same = [
+            one
+            for one in modules.all
+            if any(m.inode == wanted.st_ino for m in one.maps) and one.is_file(wanted)
+        ]
+        module = same[0] if same else modules.named(path)
+    vaddr, found = module.symbols.offset_to_vaddr(np.array([offset], np.uint64))
+    if not found[0]:
+        raise UnknownSymbol(f"{module.path} has nothing mapped at offset {offset:#x}")
+    return int(vaddr[0]) + module.bias

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from workbench.errors import BadSpec, MissingCapability, RunFailed, TargetGone, WorkbenchError
-from workbench.runtime.attach import layout
+from workbench.runtime.attach import layout, ptrace
 from workbench.runtime.attach.agent import LoadedAgent, load_agent
 from workbench.runtime.attach.arena import Arena, map_arena
 from workbench.runtime.attach.link import HookKind, Link, Program, Request
@@ -327,7 +327,7 @@ class Process:
         site.patch = jump(site.address, at)
         flags = (0 if site.entry else layout.MIDDLE) | (layout.UNWINDER if site.unwinder else 0)
         red = 0 if site.entry else 128
-        self._write(site.record, layout.SITE.pack(site.address, red, 0, flags, 0))
+        self._write(site.record, layout.SITE.pack(site.address, red, 0, flags, 0, 0))
 
     @staticmethod
     def _key(request: Request) -> tuple[int, ...]:
@@ -417,6 +417,7 @@ class Process:
                 if clean and not inside and self.agent:
                     inside = not restore_returns(stop, self.memory, self.agent)
                 if not inside:
+                    self._note_early(stop)
                     for link in gone:
                         self.memory.write(link.record, bytes(8))
                     for site in sites:
@@ -430,6 +431,13 @@ class Process:
                 )
             time.sleep(random.uniform(0, 0.002))
 
+    def _note_early(self, stop: Stop) -> None:
+        """Tell the agent whether a thread has no thread control block yet: then it must not be read."""
+        if self.agent is not None:
+            early = any(ptrace.get_registers(one).fs_base == 0 for one in list(stop.threads))
+            at = self.agent.symbols["wb_agent"] + layout.EARLY
+            self.memory.write(at, struct.pack("<Q", early))
+
     @staticmethod
     def _inside(stop: Stop, starts: list[int]) -> bool:
         for counter in stop.counters().values():
@@ -441,7 +449,10 @@ class Process:
     def _change(self, site: _Site, chain: int) -> None:
         now = self.memory.read(site.address, len(site.patch))
         flags = (0 if site.entry else layout.MIDDLE) | (layout.UNWINDER if site.unwinder else 0)
-        self.memory.write(site.record + 16, struct.pack("<QI", chain, flags))
+        only = 0
+        if not flags and len(site.links) == 1 and site.links[0].request.kind == "uprobe":
+            only = site.links[0].record
+        self.memory.write(site.record + 16, struct.pack("<QIIQ", chain, flags, 0, only))
         if site.needed and not site.installed:
             if now != site.original:
                 raise RunFailed(

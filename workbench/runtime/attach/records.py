@@ -67,9 +67,7 @@ class Record:
 
     def agent(self, agent: LoadedAgent) -> None:
         """Where the agent is."""
-        self._line(
-            {"base": agent.base, "size": agent.size, "wb_agent": agent.symbols["wb_agent"]}
-        )
+        self._line({"base": agent.base, "size": agent.size, "wb_agent": agent.symbols["wb_agent"]})
 
     def sites(self, sites: Iterable[tuple[int, bytes, bytes, int]]) -> None:
         """Address, original bytes, bytes that will replace them, address of the struct wb_site."""
@@ -176,7 +174,7 @@ def _restore(pid: int, lines: list[dict[str, Any]]) -> int:
                         if memory.read(at, len(patch)) == patch:
                             memory.write(at, original)
                             count += 1
-                        memory.write(site + 16, bytes(8))
+                        memory.write(site + 16, bytes(24))
                     del sites[at]
                 for at, added in semaphores.items():
                     with contextlib.suppress(MissingCapability):

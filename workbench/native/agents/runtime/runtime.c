@@ -6,9 +6,8 @@
 #include "run.h"
 #include "table.h"
 
-/* 1 = the function is not to run: image->ax is its result. */
-uint64_t wb_hit(struct wb_site *site, struct wb_registers *image) {
-    if (__builtin_expect(site->flags & WB_SITE_MIDDLE, 0))
+static __attribute__((noinline)) uint64_t hit_any(struct wb_site *site, struct wb_registers *image) {
+    if (site->flags & WB_SITE_MIDDLE)
         __asm__ volatile("cld");
     struct wb_chain *chain = WB_LOAD(&site->chain);
     struct wb_task *task = wb_task_of_this_thread();
@@ -35,6 +34,19 @@ uint64_t wb_hit(struct wb_site *site, struct wb_registers *image) {
     if (chain->returns && !skip)
         wb_push_return(task, chain, image);
     return skip;
+}
+
+/* 1 = the function is not to run: image->ax is its result. Few values live across the call of the program, so that few
+ * registers are saved a second time. */
+uint64_t wb_hit(struct wb_site *site, struct wb_registers *image) {
+    struct wb_link *link = WB_LOAD(&site->only);
+    uint64_t result;
+    if (__builtin_expect(!link, 0))
+        return hit_any(site, image);
+    struct wb_task *task = wb_task_of_this_thread();
+    if (__builtin_expect(task != NULL, 1))
+        wb_run_link(task, link, image, &result);
+    return 0;
 }
 
 /* Called by a held thread of the target (remote.py). */
