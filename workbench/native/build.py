@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from workbench.errors import MissingCapability
+from workbench.native.bitcode import build_bitcode
 from workbench.native.library import CORE
 
 __all__ = ("agent", "build", "compiler", "runtime_sources", "sources")
@@ -78,6 +79,7 @@ def build(output: Path = CORE, extra: tuple[str, ...] = (), *, force: bool = Fal
             made |= _compile(source.with_suffix(".so"), [source], headers, extra, force)
         if platform.machine() in RUNTIME_AGENT_MACHINES:
             made |= _compile(agent("runtime"), runtime_sources(), headers, FREESTANDING, force)
+        made |= build_bitcode(force=force)
     return made
 
 

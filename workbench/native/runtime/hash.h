@@ -130,9 +130,13 @@ static inline uint64_t wb_mix(uint64_t a, uint64_t b) {
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
+#ifndef WB_KEY_SIZE /* inline/hash_N.c: for the JIT, which knows it */
+#define WB_KEY_SIZE(map) ((map)->key_size)
+#endif
+
 static inline uint64_t wb_key_hash(const struct wb_map *map, const void *key) {
     const uint8_t *at = key;
-    uint32_t size = map->key_size;
+    uint32_t size = WB_KEY_SIZE(map);
     uint64_t hash = map->reserved[WB_HASH_SEED], word;
     for (; size >= 8; size -= 8, at += 8) {
         __builtin_memcpy(&word, at, 8);
@@ -157,7 +161,7 @@ static inline uint64_t wb_hash_byte(uint64_t hash) { return hash >> 57 | 0x80; }
 
 static inline bool wb_same_key(const struct wb_map *map, const void *a, const void *b) {
     const uint8_t *x = a, *y = b;
-    uint32_t size = map->key_size;
+    uint32_t size = WB_KEY_SIZE(map);
     for (; size >= 8; size -= 8, x += 8, y += 8) {
         uint64_t p, q;
         __builtin_memcpy(&p, x, 8);

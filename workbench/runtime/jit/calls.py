@@ -9,6 +9,7 @@ from __future__ import annotations
 from workbench.errors import MissingCapability
 from workbench.runtime.isa import Instruction
 from workbench.runtime.isa import opcodes as op
+from workbench.runtime.jit.bitcode import HELPERS as HELPER_BITCODE
 from workbench.runtime.jit.body import INVARIANT, ZERO, Body
 from workbench.runtime.jit.layout import HELPERS, MAX_LOOPS
 from workbench.runtime.jit.lookup import lookup
@@ -80,8 +81,12 @@ def helper_address(body: Body, number: int) -> str:
 def _helper(body: Body, number: int, arguments: int, as_address: bool) -> None:
     operands = [body.passed(register, as_address=False) for register in range(1, arguments + 1)]
     operands += ["i64 undef"] * (5 - arguments)
-    helper = helper_address(body, number)
-    kind = "ptr" if as_address else "i64"
+    function = HELPER_BITCODE.get(number)
+    if body.unit.inline(function, "declare i64 {}(ptr, i64, i64, i64, i64, i64)") and function:
+        kind, helper = "i64", f"@{function.name}"
+        as_address = False
+    else:
+        kind, helper = "ptr" if as_address else "i64", helper_address(body, number)
     result = body.new(f"call {kind} {helper}(ptr %run, {', '.join(operands)})")
     if number in CALLBACK_HELPERS:
         body.check_stopped()

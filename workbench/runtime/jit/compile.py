@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
@@ -10,12 +11,13 @@ from workbench.errors import BadSpec
 from workbench.objects.linked import LinkedMap, LinkedProgram
 from workbench.runtime.isa import check_targets, decode_slots
 from workbench.runtime.jit import cache as cache_files
+from workbench.runtime.jit.bitcode import module
 from workbench.runtime.jit.blob import Blob
-from workbench.runtime.jit.flatten import flatten
+from workbench.runtime.jit.flatten import Unresolved, flatten
 from workbench.runtime.jit.flow import Graph, functions, graph
-from workbench.runtime.jit.llvm import host, object_code
+from workbench.runtime.jit.llvm import ENTRY, host, object_code
 from workbench.runtime.jit.shape import known
-from workbench.runtime.jit.translate import ENTRY, translate
+from workbench.runtime.jit.translate import translate
 from workbench.runtime.jit.unit import Options, Unit, unit
 
 if TYPE_CHECKING:
@@ -83,7 +85,15 @@ def compile_program(
     name = cache_files.key(program.code, maps, options, verdict) if cached else ""
     if cached and (found := cache_files.read(name)):
         return found
-    blob = compile_unit(prepare(program.code, maps, options, verdict))
+    try:
+        blob = compile_unit(prepare(program.code, maps, options, verdict))
+    except (
+        Unresolved
+    ):  # bitcode of another build or a newer clang: the run's table has the same functions
+        if not options.optimised:
+            raise
+        plain = replace(options, bitcode=False)
+        blob = compile_unit(prepare(program.code, maps, plain, verdict))
     if cached:
         cache_files.write(name, blob)
     return blob
@@ -139,6 +149,7 @@ def _probed(verdict: Verdict) -> frozenset[tuple[int, int]]:
 def compile_unit(made: Unit) -> Blob:
     """Translate, compile and flatten."""
     options = made.options
-    flat = flatten(object_code(translate(made, arguments()), options))
+    text = translate(made, arguments())
+    flat = flatten(object_code(text, options, tuple(map(module, sorted(made.bitcode)))))
     tier = TIERS[options.optimised]
     return Blob(flat.code, flat.offset(ENTRY), options.machine, tier, options.vectors, flat.symbols)

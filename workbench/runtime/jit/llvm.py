@@ -9,9 +9,12 @@ from functools import cache
 from typing import Any
 
 from workbench.errors import MissingCapability
+from workbench.runtime.jit.flatten import Unresolved
 from workbench.runtime.jit.unit import Options
 
-__all__ = ("host", "object_code", "version")
+__all__ = ("ENTRY", "host", "object_code", "version")
+
+ENTRY = "program"  # the one function that is visible
 
 _TRIPLES = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu"}
 
@@ -34,6 +37,7 @@ def binding() -> Any:
         ) from error
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
+    llvm.initialize_native_asmparser()  # the inline assembly of system calls
     return llvm
 
 
@@ -124,7 +128,23 @@ def _object_code(text: str, options: Options, bitcode: tuple[bytes, ...]) -> byt
     module.triple = _TRIPLES[options.machine]
     module.data_layout = str(target.target_data)
     for other in bitcode:
-        module.link_in(llvm.parse_bitcode(other, context))
+        try:
+            linked = llvm.parse_bitcode(other, context)
+        except RuntimeError as error:
+            raise Unresolved(f"bitcode of another LLVM ({error})") from error
+        linked.triple, linked.data_layout = module.triple, module.data_layout
+        module.link_in(linked)
+    if bitcode:
+        for function in module.functions:
+            if not function.is_declaration and function.name != ENTRY:
+                function.linkage = "internal"
+        for variable in module.global_variables:
+            if not variable.is_declaration:
+                variable.linkage = "internal"
+        unused = llvm.create_new_module_pass_manager()
+        unused.add_global_dead_code_eliminate_pass()  # or all of it would be optimised first
+        plain = llvm.create_pipeline_tuning_options(speed_level=0)
+        unused.run(module, llvm.create_pass_builder(target, plain))
     if options.optimised:
         tuning = llvm.create_pipeline_tuning_options(speed_level=3)
         tuning.loop_vectorization = options.vectors

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from workbench.objects.linked import LinkedMap
+from workbench.runtime.jit.bitcode import LOOKUPS
 from workbench.runtime.jit.body import INVARIANT, Body
 from workbench.runtime.jit.layout import MAP
 
@@ -27,7 +29,7 @@ def lookup(body: Body, helper: int) -> bool:
         return False
     shape = body.unit.maps[index]
     if shape.type not in INLINED:
-        return False
+        return _bitcode_lookup(body, shape)
     array = body.address(1)
     key = body.new(f"load i32, ptr {body.address(2)}, align 1")
     inside = body.new(f"icmp ult i32 {key}, {_signed(shape.max_entries)}")
@@ -45,6 +47,16 @@ def lookup(body: Body, helper: int) -> bool:
         values = body.new(f"getelementptr i8, ptr {values}, i64 {slot}")
     element = body.new(f"getelementptr i8, ptr {values}, i64 {offset}")
     body.set_address(0, body.new(f"select i1 {inside}, ptr {element}, ptr null"))
+    return True
+
+
+def _bitcode_lookup(body: Body, shape: LinkedMap) -> bool:
+    """The map type's own lookup, to be inlined with the key's size known."""
+    function = LOOKUPS.get((shape.type, shape.key_size))
+    if not body.unit.inline(function, "declare ptr {}(ptr, ptr, ptr)") or not function:
+        return False
+    operands = f"ptr %run, ptr {body.address(1)}, ptr {body.address(2)}"
+    body.set_address(0, body.new(f"call ptr @{function.name}({operands})"))
     return True
 
 

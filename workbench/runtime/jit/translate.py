@@ -16,13 +16,12 @@ from workbench.runtime.jit.body import ZERO, Body, Exit, Value
 from workbench.runtime.jit.calls import call, call_register
 from workbench.runtime.jit.flow import Block
 from workbench.runtime.jit.layout import STOP_BUDGET
+from workbench.runtime.jit.llvm import ENTRY
 from workbench.runtime.jit.memory import atomic, immediate, load, store
 from workbench.runtime.jit.shape import ADDRESS, shapes
 from workbench.runtime.jit.unit import Unit
 
-__all__ = ("ENTRY", "translate")
-
-ENTRY: Final = "program"
+__all__ = ("translate",)
 
 _JUMPS: Final = {
     op.JEQ: "eq",
@@ -61,7 +60,7 @@ def translate(unit: Unit, arguments: dict[int, int]) -> str:
     """
     parts = [_function(unit, start, arguments) for start in unit.graphs]
     parts += [_callback(unit, start) for start in sorted(unit.callbacks)]
-    return "\n".join([*unit.globals, *parts, _TAIL])
+    return "\n".join([*unit.globals, *parts, *unit.inlined.values(), _TAIL])
 
 
 def _function(unit: Unit, start: int, arguments: dict[int, int]) -> str:

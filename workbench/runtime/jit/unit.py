@@ -8,6 +8,7 @@ from typing import Final
 
 from workbench.objects.linked import LinkedMap
 from workbench.runtime.isa import opcodes as op
+from workbench.runtime.jit.bitcode import Inlined, available
 from workbench.runtime.jit.flow import Graph, Slots
 from workbench.runtime.jit.shape import ADDRESS, Shapes, entry_shapes
 
@@ -33,12 +34,15 @@ class Options:
         The program gets the length of its memory in r2 (public conformance tests); read from `run->registers[0]`.
     machine : str
         `x86_64` or `aarch64`.
+    bitcode : bool
+        Inline helpers, where bitcode of them was built and the code is optimised.
     """
 
     optimised: bool = False
     vectors: bool = False
     raw: bool = False
     machine: str = "x86_64"
+    bitcode: bool = True
 
 
 @dataclass(slots=True)
@@ -62,6 +66,10 @@ class Unit:
         Functions in which a run can be cut short.
     callbacks : set of int
         Functions whose address is passed to a helper.
+    inlined : dict of str to str
+        Declarations of functions of `workbench.runtime.jit.bitcode`, by name.
+    bitcode : set of str
+        Files that have them.
     globals : list of str
         Module-level lines made while translating.
     context : mapping
@@ -77,6 +85,8 @@ class Unit:
     counted: frozenset[int] | None
     stopping: set[int] = field(default_factory=set)
     callbacks: set[int] = field(default_factory=set)
+    inlined: dict[str, str] = field(default_factory=dict)
+    bitcode: set[str] = field(default_factory=set)
     globals: list[str] = field(default_factory=list)
     constants: dict[int, str] = field(default_factory=dict)
     parameters: dict[int, tuple[bool, ...]] = field(default_factory=dict)
@@ -90,13 +100,14 @@ class Unit:
         may_goto = one is not None and one.opcode == op.MAY_GOTO
         return self.counted is None or slot in self.counted or may_goto
 
-    def helpers(self) -> set[int]:
-        """Numbers of the helpers that the program calls."""
-        return {
-            one.imm
-            for one in self.slots
-            if one is not None and one.opcode == op.CALL_IMM and one.src == op.CALL_HELPER
-        }
+    def inline(self, function: Inlined | None, declaration: str) -> bool:
+        """Whether the function's body will be there; `declaration` has `{}` for its name."""
+        wanted = self.options.optimised and self.options.bitcode
+        if function is None or not wanted or function.file not in available():
+            return False
+        self.inlined[function.name] = declaration.format(f"@{function.name}")
+        self.bitcode.add(function.file)
+        return True
 
 
 def unit(

@@ -1,0 +1,2 @@
+#define WB_KEY 16
+#include "hash.h"

@@ -1,0 +1,2 @@
+#define WB_KEY 4
+#include "hash.h"

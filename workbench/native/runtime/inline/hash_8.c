@@ -1,0 +1,2 @@
+#define WB_KEY 8
+#include "hash.h"
