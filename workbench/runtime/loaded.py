@@ -17,12 +17,14 @@ import numpy as np
 from workbench.errors import BadSpec, MissingCapability
 from workbench.objects.link import link
 from workbench.objects.model import builtin
+from workbench.runtime.inventory import announce, withdraw
 from workbench.runtime.isa import decode
 from workbench.runtime.maps import current_run
 from workbench.runtime.sharing import enter_process, enter_space, leave_process, leave_space
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -202,6 +204,7 @@ class Loaded:
         self.programs: dict[str, Program] = {}
         self._links: list[Links] = []
         self._processes: dict[int, Process] = {}
+        self._notes: list[Path] = []
         self._closed = False
         self.all_maps: list[Map] = [space.create(one, linked.btf) for one in linked.maps]
         self.maps: dict[str, Map] = {}
@@ -236,6 +239,14 @@ class Loaded:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def add(self, program: Program) -> None:
+        """Take in a program and leave a note of it for `workbench bpf progs`."""
+        self.programs[program.name] = program
+        linked = self.linked
+        self._notes.append(
+            announce(self.space, linked.name, linked.license, program.linked, self.all_maps)
+        )
 
     def ring(self, name: str) -> Any:
         """A ring buffer map, ready for a reader of `workbench.kernel.ring`; the caller closes it."""
@@ -342,6 +353,8 @@ class Loaded:
         if self._closed:
             return
         self._closed = True
+        for note in self._notes:
+            withdraw(note)
         self.globals.clear()
         for one in self.all_maps:
             self.space.drop(one)
@@ -424,12 +437,15 @@ def load(
     for name, program in linked.programs.items():
         verdicts[name] = verify_program(program, linked, **verifier)
         _refuse_missing_helpers(program, verdicts[name])
-    space = enter_space(namespace)
+    space, loaded = enter_space(namespace), None
     try:
         loaded = Loaded(obj, linked, space, pid)
         for name, program in linked.programs.items():
-            loaded.programs[name] = Program(program, verdicts[name], linked.maps, loaded.all_maps)
+            loaded.add(Program(program, verdicts[name], linked.maps, loaded.all_maps))
     except BaseException:
-        leave_space(space)
+        if loaded is not None:
+            loaded.close()
+        else:
+            leave_space(space)
         raise
     return loaded

@@ -12,7 +12,13 @@ from importlib import import_module
 __all__ = ("SUBVERBS", "configure", "execute")
 
 SUBVERBS = {
+    "check": "verify an object's programs: accepted, or why not, with the failing path",
+    "run": "run one program on given input in user space or in the kernel",
     "disasm": "instructions of an object's programs, with map and function names and C lines",
+    "progs": "programs that this user's processes have loaded in user space",
+    "maps": "maps of this user's namespaces",
+    "dump": "entries of a map that some process shares",
+    "gc": "take out what dead workbenches left: hooks in processes, shared memory",
     "plugin": "run one program given in hexadecimal: the plugin protocol of bpf_conformance",
     "conformance": "run a checkout of the public suite bpf_conformance",
     "fuzz": "random programs in interpreter, JIT, verifier and kernel: every difference is reported",

@@ -111,8 +111,16 @@ class SpaceInfo:
     leaked: bool
 
     def to_json(self) -> dict[str, Any]:
-        """For `workbench bpf maps --json`."""
+        """For `workbench bpf gc --json`."""
         return {**asdict(self), "path": str(self.path)}
+
+    def segments(self) -> Iterator[tuple[CSegment, int]]:
+        """Head and file size of every map, read without opening them."""
+        for path in sorted(self.path.glob("*.map")):
+            with contextlib.suppress(OSError, ValueError):
+                with path.open("rb") as file:
+                    raw = file.read(ctypes.sizeof(CSegment))
+                yield CSegment.from_buffer_copy(raw), path.stat().st_size
 
 
 class Space:

@@ -1,0 +1,62 @@
+"""`workbench bpf maps`: the maps of this user's namespaces."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from workbench.runtime.helpers.model import words
+
+__all__ = ("TYPES", "configure", "execute")
+
+TYPES = words(
+    "unspec hash array prog_array perf_event_array percpu_hash percpu_array stack_trace cgroup_array lru_hash "
+    "lru_percpu_hash lpm_trie array_of_maps hash_of_maps devmap sockmap cpumap xskmap sockhash cgroup_storage "
+    "reuseport_sockarray percpu_cgroup_storage queue stack sk_storage devmap_hash struct_ops ringbuf inode_storage "
+    "task_storage bloom_filter user_ringbuf cgrp_storage arena"
+)
+"""Names of `enum bpf_map_type` as bpftool prints them."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the sub-verb."""
+    parser.add_argument("namespace", metavar="NAMESPACE", nargs="?", help="this namespace only")
+    parser.add_argument("--json", action="store_true", help="print as JSON, as `bpftool map show`")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Print a row for each map."""
+    from workbench.runtime.maps import spaces
+
+    rows: list[dict[str, Any]] = []
+    for info in spaces():
+        if arguments.namespace in (None, info.name):
+            rows += [
+                {
+                    "id": head.id,
+                    "type": TYPES[head.type] if head.type < len(TYPES) else str(head.type),
+                    "name": head.name.decode(errors="replace"),
+                    "flags": head.flags,
+                    "bytes_key": head.key_size,
+                    "bytes_value": head.value_size,
+                    "max_entries": head.max_entries,
+                    "bytes_memlock": size,
+                    "namespace": info.name,
+                    "pids": list(info.pids),
+                }
+                for head, size in info.segments()
+            ]
+    if arguments.json:
+        print(json.dumps(rows))
+        return 0
+    if not rows:
+        print("no maps: no process of this user has an object loaded in user space")
+    for row in rows:
+        print(
+            f"{row['namespace']}/{row['id']}: {row['type']}  name {row['name']}  flags {row['flags']:#x}\n"
+            f"\tkey {row['bytes_key']}B  value {row['bytes_value']}B  max_entries {row['max_entries']}  "
+            f"memlock {row['bytes_memlock']}B\n"
+            f"\tpids {', '.join(map(str, row['pids'])) or 'none'}"
+        )
+    return 0

@@ -1,0 +1,74 @@
+"""`workbench bpf run FILE PROGRAM`: one program on given input, as BPF_PROG_TEST_RUN."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import BadSpec
+
+__all__ = ("configure", "execute")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the sub-verb."""
+    parser.add_argument("object", metavar="FILE", help="BPF object (.o), or C source (.bpf.c)")
+    parser.add_argument("program", metavar="PROGRAM")
+    data = parser.add_mutually_exclusive_group()
+    data.add_argument(
+        "--hex", metavar="BYTES", help="packet of a network program, context of another"
+    )
+    data.add_argument("--data", metavar="FILE", help="the same from a file")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run N times")
+    parser.add_argument(
+        "--backend", choices=("userspace", "kernel"), default="userspace", help="default: userspace"
+    )
+    parser.add_argument("--maps", action="store_true", help="print what is in the maps afterwards")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Run it and print the result, the time of a run and, if asked, the maps."""
+    from workbench.cli.bpf.dump import entries
+    from workbench.cli.bpf.objects import opened
+
+    if arguments.repeat < 1:
+        raise BadSpec(f"--repeat {arguments.repeat}", "give 1 or more")
+    data = bytes(64)
+    if arguments.hex is not None:
+        try:
+            data = bytes.fromhex(arguments.hex)
+        except ValueError as error:
+            raise BadSpec(f"--hex: {error}", "pairs of hexadecimal digits: --hex 0a0b0c") from None
+    elif arguments.data is not None:
+        data = Path(arguments.data).read_bytes()
+    obj = opened(arguments.object)
+    if arguments.program not in {one.name for one in obj.programs}:
+        names = ", ".join(one.name for one in obj.programs)
+        raise BadSpec(f"{obj.name} has no program {arguments.program!r}", f"programs: {names}")
+    with obj.load(arguments.backend, programs=[arguments.program]) as loaded:
+        value, spent = loaded.test_run(arguments.program, data, arguments.repeat)
+        result: dict[str, Any] = {
+            "program": arguments.program,
+            "backend": loaded.backend,
+            "retval": value,
+            "duration": spent,
+            "repeat": arguments.repeat,
+        }
+        if arguments.maps:
+            result["maps"] = {
+                name: entries(one)
+                for name, one in loaded.maps.items()
+                if one.key_dtype.itemsize and hasattr(one, "table")
+            }
+    if arguments.json:
+        print(json.dumps(result))
+        return 0
+    print(f"Return value: {value}, duration (average): {spent}ns")
+    for name, rows in result.get("maps", {}).items():
+        print(f"{name}: {len(rows)} entries")
+        for row in rows:
+            print(f"  {row['formatted']['key']}: {row['formatted']['value']}")
+    return 0
