@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import random
 import struct
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from workbench.runtime.maps.core import MapError
 from workbench.runtime.maps.rings import RingBuffer
 
 pytestmark = pytest.mark.needs("ptrace")
+# At every single instruction in the long run (WORKBENCH_LONG=1, two minutes), at every fifth otherwise.
+STRIDE = 1 if os.environ.get("WORKBENCH_LONG") else 5
 
 
 @pytest.fixture
@@ -33,8 +36,8 @@ def number(value: int) -> bytes:
 def every_step(
     prepare: Callable[[], None], kill: Callable[[int], bool], check: Callable[[bool], None]
 ) -> int:
-    """Kill at instruction 1, 2, 3 ... until the operation is over; the number of instructions."""
-    for steps in range(1, 20_000):
+    """Kill at one instruction after the other until the operation is over; the number of instructions."""
+    for steps in range(1, 20_000, STRIDE):
         prepare()
         over = kill(steps)
         check(over)
@@ -44,7 +47,7 @@ def every_step(
 
 
 @pytest.mark.parametrize(("kind", "full"), [(22, False), (22, True), (23, False), (23, True)])
-def test_push_killed_at_every_instruction(space: Space, kind: int, full: bool) -> None:
+def test_push_killed_at_its_instructions(space: Space, kind: int, full: bool) -> None:
     made = space.create(LinkedMap("q", kind, 0, 8, 2))
     outcomes = set()
 
@@ -82,7 +85,7 @@ def test_push_killed_at_every_instruction(space: Space, kind: int, full: bool) -
 
 
 @pytest.mark.parametrize("kind", [22, 23])
-def test_pop_killed_at_every_instruction(space: Space, kind: int) -> None:
+def test_pop_killed_at_its_instructions(space: Space, kind: int) -> None:
     made = space.create(LinkedMap("q", kind, 0, 8, 3))
     for value in (1, 2):
         made.push(number(value))
@@ -135,7 +138,7 @@ BASE = {
     ],
     ids=["above", "between", "replace", "branching", "leaf", "with parent"],
 )
-def test_trie_change_killed_at_every_instruction(space: Space, function: str, key: bytes) -> None:
+def test_trie_change_killed_at_its_instructions(space: Space, function: str, key: bytes) -> None:
     made = space.create(LinkedMap("l", 11, 6, 8, 6, 1))
     for one, value in BASE.items():
         made.update(one, value)
@@ -174,7 +177,7 @@ def test_trie_change_killed_at_every_instruction(space: Space, function: str, ke
 
 
 @pytest.mark.parametrize("warm", [0, 300], ids=["by the lock", "with the ring's bias"])
-def test_ring_output_killed_at_every_instruction(space: Space, warm: int) -> None:
+def test_ring_output_killed_at_its_instructions(space: Space, warm: int) -> None:
     made = space.create(LinkedMap("r", 27, 0, 0, 65536))
     assert isinstance(made, RingBuffer)
     reader = RecordReader(made)

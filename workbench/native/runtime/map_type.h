@@ -143,8 +143,10 @@ static inline bool wb_holder_gone(const struct wb_space *space, uint32_t identit
 {
     uint32_t owner = identity % WB_PARTICIPANTS;
 
-    if (!owner || !space || !space->participants)
+    if (!space || !space->participants)
         return false;
+    if (!owner)
+        return identity != 1u << 12; /* no thread: somebody damaged the word */
     return wb_dead(space, owner) || WB_LOAD(&space->participants[owner].generation) << 12 != (identity & ~0xfffu);
 }
 

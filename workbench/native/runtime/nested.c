@@ -20,11 +20,29 @@ struct shape {
 };
 
 enum { ARRAY = 2, PROG_ARRAY = 3, ARRAY_OF_MAPS = 12 }; /* enum bpf_map_type */
-enum { TABLE = 3, LOCK = 4 }; /* of wb_map.reserved */
+/* Process-local, right before wb_map.local. */
+struct offers {
+    struct table *table;
+    uint64_t lock;
+};
+
+static struct offers *offers(const struct wb_map *map)
+{
+    return (struct offers *)map->local - 1;
+}
 
 static struct table *table_of(const struct wb_map *map)
 {
-    return (struct table *)(uintptr_t)WB_LOAD(&map->reserved[TABLE]);
+    return WB_LOAD(&offers(map)->table);
+}
+
+/* `local` with room for `bytes` of the type's own. */
+static int64_t make_local(struct wb_map *map, uint64_t bytes)
+{
+    uint8_t *memory = wb_private_memory(sizeof(struct offers) + bytes, true);
+
+    map->local = memory ? memory + sizeof(struct offers) : NULL;
+    return memory ? 0 : -ENOMEM;
 }
 
 static struct entry *entry_of(struct table *table, uint32_t id)
@@ -67,7 +85,7 @@ static void put(struct table *table, uint32_t id, void *object)
 
 WB_EXPORT int64_t wb_nested_offer(struct wb_map *outer, uint32_t id, void *object)
 {
-    uint64_t *lock = &outer->reserved[LOCK];
+    uint64_t *lock = &offers(outer)->lock;
     int64_t error = 0;
 
     if (!id)
@@ -83,7 +101,7 @@ WB_EXPORT int64_t wb_nested_offer(struct wb_map *outer, uint32_t id, void *objec
             if (table->entries[i].object)
                 put(larger, (uint32_t)table->entries[i].id, table->entries[i].object);
         if (larger)
-            WB_STORE(&outer->reserved[TABLE], (uint64_t)(uintptr_t)larger);
+            WB_STORE(&offers(outer)->table, larger);
         else
             error = -ENOMEM;
         table = larger;
@@ -131,10 +149,14 @@ static int64_t programs_open(struct wb_map *map)
 {
     int64_t error = ids_open(map);
 
-    if (error)
-        return error;
-    map->local = wb_private_memory(8 * (uint64_t)map->max_entries, true);
-    return map->local ? 0 : -ENOMEM;
+    return error ? error : make_local(map, 8 * (uint64_t)map->max_entries);
+}
+
+static int64_t maps_open(struct wb_map *map)
+{
+    int64_t error = ids_open(map);
+
+    return error ? error : make_local(map, 0);
 }
 
 static uint32_t word(const void *key)
@@ -326,7 +348,9 @@ static int64_t hash_format(struct wb_segment *s)
 
 static int64_t hash_open(struct wb_map *map)
 {
-    return wb_hash_ops.open(map);
+    int64_t error = wb_hash_ops.open(map);
+
+    return error ? error : make_local(map, 0);
 }
 
 static void *hash_lookup(struct wb_run *run, struct wb_map *map, const void *key)
@@ -377,7 +401,7 @@ const struct wb_map_ops wb_array_of_maps_ops = {
     .next_key = ids_next,
     .size = ids_size,
     .format = ids_format,
-    .open = ids_open,
+    .open = maps_open,
 };
 
 const struct wb_map_ops wb_hash_of_maps_ops = {
