@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from probe_support import compile_c, run_collector
 
-from workbench.collectors.uprobe.usdt import read_marks
 from workbench.errors import BadSpec, UnknownSymbol
+from workbench.frames.symbols.usdt import read_marks
 
 pytestmark = pytest.mark.needs("uprobe")
 

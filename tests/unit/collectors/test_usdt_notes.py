@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.collectors.uprobe.abi import operand_source, register_offset
-from workbench.collectors.uprobe.usdt import _parse_notes, parse_operands
 from workbench.errors import MissingCapability
+from workbench.frames.symbols.usdt import _parse_notes, parse_operands
 
 X86, ARM = 62, 183
 

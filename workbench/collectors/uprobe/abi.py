@@ -15,7 +15,7 @@ from workbench.errors import MissingCapability
 
 if TYPE_CHECKING:
     from workbench.collectors.uprobe.types import CType, Signature
-    from workbench.collectors.uprobe.usdt import Operand
+    from workbench.frames.symbols.usdt import Operand
 
 __all__ = (
     "ARGUMENT_BYTES",

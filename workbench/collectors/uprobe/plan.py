@@ -20,8 +20,8 @@ from workbench.collectors.uprobe.abi import (
 from workbench.collectors.uprobe.instructions import instruction_class
 from workbench.collectors.uprobe.options import MAX_STRINGS
 from workbench.collectors.uprobe.types import VOID, CType, Signature
-from workbench.collectors.uprobe.usdt import Mark, parse_operands, read_marks
 from workbench.errors import BadSpec, MissingCapability, UnknownSymbol
+from workbench.frames.symbols.usdt import Mark, parse_operands, read_marks
 
 if TYPE_CHECKING:
     from workbench.collectors.modules import Module

@@ -42,6 +42,10 @@ class Request:
         What bpf_get_attach_cookie gives.
     maps : tuple of Map
         By the program's map index; they must be of the process's namespace.
+    semaphore : int
+        Address of a 16-bit counter that is raised while attached (USDT); 0: none.
+    arguments : str
+        A USDT mark's own description of its arguments (`workbench.frames.symbols.usdt.parse_operands`).
     """
 
     program: Program
@@ -49,6 +53,8 @@ class Request:
     kind: HookKind = "uprobe"
     cookie: int = 0
     maps: tuple[Map, ...] = ()
+    semaphore: int = 0
+    arguments: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +68,10 @@ class Link:
     address : int
         The first replaced byte.
     method : str
-        How control gets to the program: ``jump`` or ``trap``.
+        How control gets to the program: ``jump``. Places where no jump fits are refused: a trap would end a thread
+        that blocks SIGTRAP.
+    siblings : tuple of Link
+        The other places of a USDT mark.
     """
 
     process: Process
@@ -73,6 +82,8 @@ class Link:
     record: int
     method: str = "jump"
     detached: bool = False
+    siblings: tuple[Link, ...] = ()
+    last: tuple[int, int] = (0, 0)
 
     @property
     def hits(self) -> int:
@@ -86,4 +97,4 @@ class Link:
 
     def detach(self) -> None:
         """Take the program off its site; the last one of a site restores the bytes. Harmless twice."""
-        self.process.detach([self])
+        self.process.detach([self, *self.siblings])

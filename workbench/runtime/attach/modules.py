@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePath
 
 import numpy as np
 
-from workbench.errors import BadSpec, UnknownSymbol
+from workbench.errors import BadSpec, MissingCapability, UnknownSymbol
 from workbench.frames.symbols.elf import ElfSymbols, Symbol
-from workbench.frames.symbols.elffile import BadElf
+from workbench.frames.symbols.elffile import SYMBOL_DTYPE, BadElf, ElfFile
 from workbench.frames.symbols.mappings import readable_place
+from workbench.runtime.attach.inlined import inlined
 from workbench.runtime.attach.memory import Mapping, mappings
 
 __all__ = ("Function", "Module", "Modules", "address_of")
 
 _DELETED = " (deleted)"
+_SYMTAB, _DYNSYM, _IFUNC = 2, 11, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,11 @@ class Function:
     address: int
     size: int
     module: Module
+
+
+@lru_cache(maxsize=64)
+def _symbols(place: str, path: str, _identity: tuple[int, int]) -> ElfSymbols:
+    return ElfSymbols.open(place, path=path)
 
 
 class Module:
@@ -69,7 +76,12 @@ class Module:
             The file cannot be read.
         """
         try:
-            return ElfSymbols.open(self.place, path=self.path)
+            status = Path(self.place).stat()
+            return _symbols(self.place, self.path, (status.st_ino, status.st_mtime_ns))
+        except OSError as error:
+            raise UnknownSymbol(
+                f"symbols of {self.path} cannot be read: {error.strerror}"
+            ) from error
         except BadElf as error:
             raise UnknownSymbol(
                 f"symbols of {self.path} cannot be read: {error.message}"
@@ -83,6 +95,28 @@ class Module:
         if not found[0]:
             raise UnknownSymbol(f"{self.path} was changed after the process mapped it")
         return code.start - int(vaddr[0])
+
+    @cached_property
+    def is_go(self) -> bool:
+        """Compiled by Go."""
+        with ElfFile(self.place) as elf:
+            return elf.section(".gopclntab") is not None
+
+    @cached_property
+    def _indirect(self) -> frozenset[int]:
+        """Addresses in the file of functions that choose their implementation when they are linked (STT_GNU_IFUNC)."""
+        found: set[int] = set()
+        with ElfFile(self.place) as elf:
+            for section in elf.sections:
+                if section.type in (_SYMTAB, _DYNSYM):
+                    data = elf.content(section)
+                    rows = np.frombuffer(data, SYMBOL_DTYPE, len(data) // SYMBOL_DTYPE.itemsize)
+                    found.update(rows["value"][rows["info"] & 15 == _IFUNC].tolist())
+        return frozenset(found)
+
+    def is_indirect(self, function: Function) -> bool:
+        """Its symbol is a resolver, not the function that callers reach."""
+        return function.address - self.bias in self._indirect
 
     def is_file(self, status: os.stat_result) -> bool:
         """It is that file."""
@@ -214,7 +248,18 @@ class Modules:
                 "give the address: "
                 + ", ".join(f"{one.address:#x} ({one.module.name})" for one in found),
             )
+        if not offset and found[0].module.is_indirect(found[0]):
+            raise MissingCapability(
+                f"{name} chooses one of several implementations for this processor when it is linked",
+                "probe the implementation: "
+                + ", ".join(self._implementations(found[0].module, name)),
+            )
         return found[0].address + offset, found[0]
+
+    @staticmethod
+    def _implementations(module: Module, name: str) -> list[str]:
+        names = {one.name for one in module.symbols.match(f"*{name}_*", "function")}
+        return sorted(names)[:8] or ["by its address, e.g. of the symbol that a debugger shows"]
 
     def _by_offset(self, library: str, offset: int) -> tuple[int, Function | None]:
         module = self.named(library)
@@ -228,6 +273,12 @@ class Modules:
         modules = [self.named(library)] if library else self.all[:1]
         close = [near for one in modules for near in one.symbols.nearest(name, kind="function")]
         where = modules[0].name if modules else f"process {self.pid}"
+        for one in modules:
+            if inlined(one.place, name):
+                return UnknownSymbol(
+                    f"{name!r} was inlined away: {where} has no function of its own for it, only copies in its callers",
+                    "probe a caller, or compile it with __attribute__((noinline))",
+                )
         hint = (
             f"the nearest are {', '.join(close[:5])}" if close else "name the library: libc:malloc"
         )

@@ -12,10 +12,11 @@ from workbench.errors import MissingCapability, UnknownSymbol
 from workbench.runtime.attach import layout
 from workbench.runtime.attach.agent import LoadedAgent
 from workbench.runtime.attach.memory import Memory
-from workbench.runtime.attach.modules import Function, Modules
+from workbench.runtime.attach.modules import Modules
+from workbench.runtime.attach.places import Place, Places
 from workbench.runtime.attach.stop import Stop
 
-__all__ = ("restore_returns", "tasks", "unwinders")
+__all__ = ("guard", "restore_returns", "tasks")
 
 _UNWINDERS = (
     "_Unwind_RaiseException",
@@ -25,15 +26,20 @@ _UNWINDERS = (
 )
 
 
-def unwinders(modules: Modules) -> list[Function]:
-    """Entries of the unwinders that a process has."""
-    found: list[Function] = []
+def guard(modules: Modules, places: Places, fresh: dict[int, Place]) -> list[Place]:
+    """Places at the entries of the process's unwinders that are no guards yet; planned ones go into `fresh`."""
+    found = []
     for module in modules.all:
         for name in _UNWINDERS:
             try:
-                found += module.find(name)
+                functions = module.find(name)
             except UnknownSymbol:
                 break
+            for function in functions:
+                place = places.at(function.address, function, fresh)
+                if not place.unwinder:
+                    place.unwinder = True
+                    found.append(place)
     return found
 
 

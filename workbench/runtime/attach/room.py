@@ -1,0 +1,236 @@
+"""Our memory in the target: the agent, arenas near the probed code, and everything that is written into them.
+
+Writes are collected and done together, neighbours in one go. What is written is fresh memory that no thread uses yet,
+so nothing here needs the process to be held; only mapping more of it does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from workbench.errors import BadSpec, MissingCapability
+from workbench.runtime.attach import layout
+from workbench.runtime.attach.agent import LoadedAgent, load_agent
+from workbench.runtime.attach.arena import Arena, map_arena
+from workbench.runtime.attach.link import Link, Request
+from workbench.runtime.attach.memory import Memory
+from workbench.runtime.attach.modules import Modules
+from workbench.runtime.attach.places import Place
+from workbench.runtime.attach.relocate import JUMP, Unjumpable
+from workbench.runtime.attach.remote import Calls
+from workbench.runtime.attach.segments import MAP_SIZE, join_space, open_map
+from workbench.runtime.attach.stop import Stop
+from workbench.runtime.attach.trampoline import RED_ZONE, jump, trampoline
+
+if TYPE_CHECKING:
+    from workbench.runtime.attach.process import Process
+    from workbench.runtime.maps import Map, Space
+
+__all__ = ("Room",)
+
+_LINKS = 4096
+_CODE_PER_SITE, _DATA_PER_SITE, _DATA_PER_LINK = 256, 128, 256
+_LEAST = 1 << 16
+_BUDGET = 1 << 26
+_KINDS = {
+    "uprobe": layout.ENTRY,
+    "usdt": layout.ENTRY,
+    "uretprobe": layout.RETURN,
+    "override": layout.OVERRIDE,
+    "replace": layout.REPLACE,
+}
+
+
+class Room:
+    """What one process has of ours. `agent` is None before the first attachment."""
+
+    def __init__(self, memory: Memory, space: Space | None) -> None:
+        self.memory, self.space = memory, space
+        self.agent: LoadedAgent | None = None
+        self.arenas: list[Arena] = []
+        self._programs: dict[tuple[int, ...], tuple[int, Request]] = {}
+        self._maps: dict[int, tuple[int, Map]] = {}
+        self._numbers = itertools.count(1)
+        self._pending: list[tuple[int, bytes]] = []
+
+    def clear(self) -> None:
+        """The process runs another program: nothing of ours is there."""
+        self.agent = None
+        self.arenas.clear()
+        self._programs.clear()
+        self._maps.clear()
+        self._pending.clear()
+
+    # Making room ----------------------------------------------------------------------------------------------
+
+    def prepare(
+        self,
+        modules: Modules,
+        places: list[Place],
+        requests: list[Request],
+        entered: Callable[[LoadedAgent], None],
+    ) -> float | None:
+        """Map what the requests need; how long the process was held for it (None: not at all).
+
+        Parameters
+        ----------
+        modules : Modules
+        places : list of Place
+            The new ones.
+        requests : list of Request
+        entered : callable
+            Told of the agent when it was loaded just now.
+        """
+        new = {self._key(r): r for r in requests if self._key(r) not in self._programs}
+        maps = {id(m): m for r in new.values() for m in r.maps if id(m) not in self._maps}
+        code = sum(len(r.program.code) + 64 for r in new.values())
+        data = _DATA_PER_LINK * (len(requests) + len(places) + 1) + MAP_SIZE * len(maps)
+        data += sum(8 * len(r.maps) + 256 for r in new.values())
+        needs = self._needs(modules, places, code, data)
+        if self.agent and not needs and not maps:
+            return None
+        stub = self.agent.stub if self.agent else 0
+        with Stop(self.memory.pid) as stop, Calls(stop, self.memory, stub) as calls:
+            if self.agent is None:
+                agent = load_agent(calls, self.memory)
+                if self.space is not None:
+                    join_space(calls, self.memory, agent, self.space)
+                self.agent = agent
+                entered(agent)
+            for low, high, code_size, data_size in needs:
+                if not self._reachable(low, high, code_size, data_size):
+                    self._add_arena(calls, low, high, code_size, data_size)
+            for one in maps.values():
+                at = self._arena_with(0, MAP_SIZE).take_data(MAP_SIZE)
+                open_map(calls, self.memory, self.agent, one, at)
+                self._maps[id(one)] = at, one
+        return stop.seconds
+
+    def _reachable(self, low: int, high: int, code: int, data: int) -> bool:
+        return any(one.reaches(low, high) and one.room(code, data) for one in self.arenas)
+
+    def _needs(
+        self, modules: Modules, places: list[Place], code: int, data: int
+    ) -> list[tuple[int, int, int, int]]:
+        """Arenas to map: range that must be in reach, bytes of code and of data."""
+        groups: dict[str, list[int]] = {}
+        for place in places:
+            module = modules.at(place.address)
+            groups.setdefault(module.path if module else "", []).append(place.address)
+        needs = []
+        for addresses in groups.values():
+            low, high = min(addresses), max(addresses) + JUMP
+            own = _CODE_PER_SITE * len(addresses) + code, _DATA_PER_SITE * len(addresses) + data
+            if not self._reachable(low, high, *own):
+                needs.append((low, high, *own))
+        if not groups and not any(one.room(code, data) for one in self.arenas):
+            at = modules.maps[0].start
+            needs.append((at, at + JUMP, code, data))
+        return needs
+
+    def _add_arena(self, calls: Calls, low: int, high: int, code: int, data: int) -> None:
+        assert self.agent is not None
+        maps = Modules(self.memory.pid).maps
+        arena = map_arena(calls, maps, low, high, max(2 * code, _LEAST), max(2 * data, _LEAST))
+        arena.take_data(64)
+        self.memory.write(arena.data, self.memory.read(self.agent.symbols["wb_agent"], 8))
+        self.arenas.append(arena)
+
+    def _arena_with(self, code: int, data: int) -> Arena:
+        for one in self.arenas:
+            if one.room(code + 64, data + 64):
+                return one
+        raise MissingCapability("the memory of ours in the target is used up", "attach again")
+
+    # Writing --------------------------------------------------------------------------------------------------
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write at the next `flush`."""
+        self._pending.append((address, data))
+
+    def flush(self) -> None:
+        """Write what is pending, neighbours in one go (what lies between them is alignment)."""
+        run, start = bytearray(), 0
+        for address, data in sorted(self._pending):
+            gap = address - (start + len(run))
+            if run and 0 <= gap < 64:
+                run += bytes(gap) + data
+                continue
+            if run:
+                self.memory.write(start, bytes(run))
+            run, start = bytearray(data), address
+        if run:
+            self.memory.write(start, bytes(run))
+        self._pending.clear()
+
+    def add_trampoline(self, place: Place) -> None:
+        """Make the place's trampoline and struct wb_site."""
+        arena = next(
+            one
+            for one in self.arenas
+            if one.reaches(place.address, place.address + JUMP)
+            and one.room(_CODE_PER_SITE, _DATA_PER_SITE)
+        )
+        place.record = arena.take_data(layout.SITE.size)
+        at = arena.code + arena.code_used
+        try:
+            code = trampoline(at, place.record, arena.data, place.moved, entry=place.entry)
+        except Unjumpable as error:
+            raise MissingCapability(f"{place.name} cannot be probed by a jump: {error}") from error
+        arena.take_code(len(code))
+        self.write(at, code)
+        place.patch = jump(place.address, at)
+        red = 0 if place.entry else RED_ZONE
+        self.write(place.record, layout.SITE.pack(place.address, red, 0, place.flags, 0, 0))
+
+    @staticmethod
+    def _key(request: Request) -> tuple[int, ...]:
+        return id(request.program), *map(id, request.maps)
+
+    def _program(self, request: Request) -> int:
+        key = self._key(request)
+        if key in self._programs:
+            return self._programs[key][0]
+        code = bytes(request.program.code)
+        arena = self._arena_with(len(code), layout.PROGRAM.size + 8 * len(request.maps) + 128)
+        at = arena.take_code(len(code))
+        self.write(at, code)
+        maps = arena.take_data(8 * max(1, len(request.maps)))
+        addresses = [self._maps[id(one)][0] for one in request.maps]
+        self.write(maps, struct.pack(f"<{len(addresses)}Q", *addresses))
+        record = arena.take_data(layout.PROGRAM.size)
+        entry = at + request.program.entry
+        self.write(record, layout.PROGRAM.pack(entry, maps, 0, 0, _BUDGET))
+        self._programs[key] = record, request
+        return record
+
+    def add_link(self, process: Process, request: Request, place: Place) -> Link:
+        """Make the struct wb_link of an attachment (and of its program, where it is new)."""
+        number = next(self._numbers)
+        if number >= _LINKS:
+            raise BadSpec(
+                f"more than {_LINKS - 1} attachments in one process", "enter it a second time"
+            )
+        record = self._arena_with(0, layout.LINK.size).take_data(layout.LINK.size)
+        kind = _KINDS[request.kind]
+        self.write(
+            record,
+            layout.LINK.pack(
+                self._program(request), request.cookie, place.address, kind, number, 0, 0
+            ),
+        )
+        return Link(process, request, number, place.name, place.address, record)
+
+    def add_chain(self, links: Sequence[Link]) -> int:
+        """Write the list of what runs at a place; its address, 0 for nothing."""
+        if not links:
+            return 0
+        entries = [one.record for one in links if one.request.kind != "uretprobe"]
+        returns = [one.record for one in links if one.request.kind == "uretprobe"]
+        data = layout.chain(entries, returns)
+        at = self._arena_with(0, len(data)).take_data(len(data))
+        self.write(at, data)
+        return at
