@@ -131,6 +131,11 @@ def prepare(
     probed: frozenset[tuple[int, int]] = frozenset()
     counted = None
     if verdict is not None:
+        if len(verdict.kinds) != len(slots):
+            raise BadSpec(
+                f"the verdict is of {len(verdict.kinds)} slots, the program has {len(slots)}",
+                "verify this program, or keep its length when lowering it",
+            )
         probed = _probed(verdict)
         counted = verdict.unbounded
     shapes = known(None if verdict is None else verdict.kinds)

@@ -11,6 +11,7 @@ __all__ = (
     "HELPERS",
     "MAP",
     "MAX_LOOPS",
+    "PACKET",
     "PROGRAM",
     "PROGRAM_BYTES",
     "RUN",
@@ -53,5 +54,7 @@ MAP: Final = {
     "cpus": 56,
 }
 
+#: What LD_ABS and LD_IND read through r6: the lowered context of programs on packets begins with these two addresses.
+PACKET: Final = {"data": 0, "data_end": 8}
 PROGRAM: Final = {"entry": 0, "maps": 8, "type": 16, "id": 20, "budget": 24}
 PROGRAM_BYTES: Final = 32

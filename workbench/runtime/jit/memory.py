@@ -7,11 +7,11 @@ from typing import Final
 from workbench.errors import BadSpec, MissingCapability
 from workbench.runtime.isa import Instruction
 from workbench.runtime.isa import opcodes as op
-from workbench.runtime.jit.body import INVARIANT, Body, Value, constant
-from workbench.runtime.jit.layout import MAP
+from workbench.runtime.jit.body import INVARIANT, ZERO, Body, Value, constant
+from workbench.runtime.jit.layout import MAP, PACKET
 from workbench.runtime.jit.shape import ADDRESS, loaded_shape
 
-__all__ = ("atomic", "immediate", "load", "map_address", "store")
+__all__ = ("atomic", "immediate", "load", "map_address", "packet_load", "store")
 
 _READ: Final = {op.ADD: "add", op.OR: "or", op.AND: "and", op.XOR: "xor", 0xE0: "xchg"}
 _PROBE_READ: Final = 113  # bpf_probe_read_kernel
@@ -144,6 +144,36 @@ def immediate(body: Body, one: Instruction, slot: int) -> None:
             f"the instruction at slot {slot} names {what}, which user space does not have",
             "link the object with workbench.objects.link; kernel variables exist in the kernel backend only",
         )
+
+
+def packet_load(body: Body, one: Instruction) -> None:
+    """LD_ABS and LD_IND (section 5.5): big-endian data of the packet to r0; outside of it the function returns 0."""
+    bits = 8 * one.size
+    data = body.new(f"load ptr, ptr {body.memory(6, PACKET['data'])}, align 1")
+    end = body.new(f"load ptr, ptr {body.memory(6, PACKET['data_end'])}, align 1")
+    first, last = (body.new(f"ptrtoint ptr {name} to i64") for name in (data, end))
+    length = body.new(f"sub i64 {last}, {first}")
+    at = str(one.imm)
+    if one.mode == op.IND:
+        at = body.new(f"add i32 {body.word(one.src)}, {one.imm}")
+    wide = body.new(f"zext i32 {at} to i64")  # a negative one is beyond every packet
+    behind = body.new(f"add i64 {wide}, {one.size}")
+    test = body.new(f"icmp ule i64 {behind}, {length}")
+    inside, outside = body.fresh(), body.fresh()
+    body.emit(f"br i1 {test}, label %{inside}, label %{outside}")
+    body.begin(outside)
+    body.emit("ret i64 0")
+    body.begin(inside)
+    place = body.new(f"getelementptr i8, ptr {data}, i64 {wide}")
+    value = body.new(f"load i{bits}, ptr {place}, align 1")
+    if bits > 8:
+        value = body.new(f"call i{bits} @llvm.bswap.i{bits}(i{bits} {value})")
+    for register in range(1, 6):
+        body.state[register] = ZERO
+    if bits == 32:
+        body.set_word(0, value)
+    else:
+        body.set_number(0, body.new(f"zext i{bits} {value} to i64"))
 
 
 def _map_index(body: Body, one: Instruction) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from workbench.errors import MissingCapability
 from workbench.runtime.isa import Instruction
 from workbench.runtime.isa import opcodes as op
 from workbench.runtime.jit.arithmetic import arithmetic
@@ -17,7 +16,7 @@ from workbench.runtime.jit.calls import call, call_register
 from workbench.runtime.jit.flow import Block
 from workbench.runtime.jit.layout import STOP_BUDGET
 from workbench.runtime.jit.llvm import ENTRY
-from workbench.runtime.jit.memory import atomic, immediate, load, store
+from workbench.runtime.jit.memory import atomic, immediate, load, packet_load, store
 from workbench.runtime.jit.shape import ADDRESS, shapes
 from workbench.runtime.jit.unit import Unit
 
@@ -151,10 +150,7 @@ def _instruction(body: Body, one: Instruction, slot: int, arguments: dict[int, i
     elif one.opcode == op.CALLX:
         call_register(body, one, slot)
     else:
-        raise MissingCapability(
-            f"the packet load at slot {slot} has no packet here",
-            "LD_ABS and LD_IND run in programs with an skb context only",
-        )
+        packet_load(body, one)
 
 
 def _may_goto(body: Body) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -72,8 +72,6 @@ class Unit:
         Files that have them.
     globals : list of str
         Module-level lines made while translating.
-    context : mapping
-        Where the packet is in the program's context, for LD_ABS and LD_IND: `data`, `length` byte offsets; or empty.
     """
 
     slots: Slots
@@ -90,7 +88,6 @@ class Unit:
     globals: list[str] = field(default_factory=list)
     constants: dict[int, str] = field(default_factory=dict)
     parameters: dict[int, tuple[bool, ...]] = field(default_factory=dict)
-    context: Mapping[str, int] = field(default_factory=dict)
 
     def counts(self, slot: int, target: int) -> bool:
         """The jump at `slot` counts down the budget when it goes to `target`."""

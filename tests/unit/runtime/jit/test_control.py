@@ -253,3 +253,31 @@ def test_an_unknown_tier_is_refused():
     program = LinkedProgram("p", "", "syscall", encode([mov(0, 1), EXIT]), ())
     with pytest.raises(BadSpec, match="no tier 'fast'"):
         compile_program(program, (), tier="fast")
+
+
+@variants
+def test_packet_loads_are_big_endian_and_end_the_program_outside(tier, vectors):
+    packet = (ctypes.c_uint8 * 16)(*range(0x10, 0x20))
+    start = ctypes.addressof(packet)
+    context = (ctypes.c_uint64 * 2)(start, start + 16)
+
+    def load(mode, size, imm, index=0):
+        code = [
+            copy(6, 1),
+            copy(7, 2),
+            Instruction(op.LD | mode | size, 0, 7 if mode == op.IND else 0, 0, imm),
+            Instruction(op.ALU64 | op.ADD, 0, imm=1),
+            EXIT,
+        ]
+        given = {"tier": tier, "vectors": vectors, "ctx": ctypes.addressof(context)}
+        return execute(encode(code), second=index, **given).r0
+
+    assert load(op.ABS, op.B, 3) == 0x13 + 1
+    assert load(op.ABS, op.H, 4) == 0x1415 + 1
+    assert load(op.ABS, op.W, 12) == 0x1C1D1E1F + 1
+    assert load(op.ABS, op.W, 13) == 0
+    assert load(op.ABS, op.B, 16) == 0
+    assert load(op.ABS, op.B, -1) == 0
+    assert load(op.IND, op.H, 2, 3) == 0x1516 + 1
+    assert load(op.IND, op.H, 2, 13) == 0
+    assert load(op.IND, op.W, 2, (1 << 64) - 2) == 0x10111213 + 1
