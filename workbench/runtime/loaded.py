@@ -309,9 +309,14 @@ class Loaded:
         counters = [addresses_of(process.pid, path, [m])[0] if m else 0 for m in marks]
         requests = [
             Request(
-                one.probe, place, "uretprobe" if on_return else "uprobe", tag, tuple(self.all_maps)
+                one.probe,
+                place,
+                "uretprobe" if on_return else "uprobe",
+                tag,
+                tuple(self.all_maps),
+                semaphore=counter,
             )
-            for place, tag, _counter in zip(places, tags, counters, strict=True)
+            for place, tag, counter in zip(places, tags, counters, strict=True)
         ]
         links = process.attach_many(requests)
         return self._keep(Links(f"{program} on {count} places of {path}", links))
@@ -337,14 +342,14 @@ class Loaded:
 
         `data` is the packet of a network program, the context of every other.
         """
+        from workbench.runtime.contexts import make_context
         from workbench.runtime.helpers.native import execute_repeat
-        from workbench.runtime.program_types import make_context
 
         one = self.programs[program]
-        with make_context(one.linked.type, data) as context:
-            value, spent = execute_repeat(
-                one.code.address, context, current_run(self.space), repeat
-            )
+        context = make_context(one.linked.type, data)
+        value, spent = execute_repeat(
+            one.code.address, context.address, current_run(self.space), repeat
+        )
         return value & 0xFFFFFFFF, spent // max(repeat, 1)
 
     def close(self) -> None:

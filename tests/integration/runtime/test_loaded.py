@@ -1,0 +1,258 @@
+"""One object, both backends: the same calls give the same results; user space needs no privilege."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import workbench as wb
+from workbench.errors import BadSpec, MissingCapability, VerifierRejected
+from workbench.kernel.ring import ColumnReader
+from workbench.objects.model import BpfObject
+from workbench.runtime.inventory import programs
+
+pytestmark = pytest.mark.needs("clang", "ptrace")
+
+SOURCE = """
+#include "workbench.h"
+#include <bpf/bpf_endian.h>
+#include <linux/if_ether.h>
+struct call { __u64 size, cookie; __u32 pid, tid; char comm[16]; };
+RING(calls);
+PUBLISH(calls, call);
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 4);
+	__type(key, __u32);
+	__type(value, __u64);
+} counts SEC(".maps");
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, __u64);
+} sizes SEC(".maps");
+struct registers { __u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di; };
+const volatile __u64 most = 1 << 20;
+__u64 total, lost;
+__u32 kinds[3] = {5, 6, 7};
+
+static __always_inline void count(__u32 slot)
+{
+	__u64 *value = bpf_map_lookup_elem(&counts, &slot);
+	if (value)
+		*value += 1;
+}
+
+SEC("uprobe") int called(struct registers *ctx)
+{
+	__u64 size = (__s32)ctx->di, one = 1, *found = bpf_map_lookup_elem(&sizes, &size);
+	struct call *call;
+	if (size < -most)
+		count(3);
+	count(0);
+	if (found)
+		__sync_fetch_and_add(found, 1);
+	else
+		bpf_map_update_elem(&sizes, &size, &one, BPF_ANY);
+	__sync_fetch_and_add(&total, 1);
+	call = bpf_ringbuf_reserve(&calls, sizeof(*call), 0);
+	if (!call) {
+		__sync_fetch_and_add(&lost, 1);
+		return 0;
+	}
+	call->size = size;
+	call->cookie = bpf_get_attach_cookie(ctx);
+	call->pid = bpf_get_current_pid_tgid() >> 32;
+	call->tid = bpf_get_current_pid_tgid();
+	bpf_get_current_comm(call->comm, sizeof(call->comm));
+	bpf_ringbuf_submit(call, 0);
+	return 0;
+}
+SEC("uretprobe") int returned(struct registers *ctx)
+{
+	count(1);
+	kinds[1] = ctx->ax;
+	return 0;
+}
+SEC("xdp") int classify(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *head = data;
+	if (data + sizeof(*head) > end)
+		return 1;
+	count(2);
+	return bpf_ntohs(head->h_proto);
+}
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+TARGET = """
+import ctypes, sys
+libc = ctypes.CDLL(None)
+print("ready", flush=True)
+for line in sys.stdin:
+    print(sum(libc.abs(-(i % 10)) for i in range(int(line))), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def obj(tmp_path_factory: pytest.TempPathFactory) -> BpfObject:
+    path = tmp_path_factory.mktemp("loaded") / "calls.bpf.c"
+    path.write_text(SOURCE)
+    return wb.compile(path)
+
+
+@pytest.fixture
+def target() -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", TARGET], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        yield process
+        process.communicate("")
+
+
+def call(target: subprocess.Popen[str], times: int) -> None:
+    assert target.stdin is not None and target.stdout is not None
+    target.stdin.write(f"{times}\n")
+    target.stdin.flush()
+    assert int(target.stdout.readline()) == 45 * times // 10
+
+
+def results(obj: BpfObject, backend: str, target: subprocess.Popen[str]) -> dict[str, object]:
+    with obj.load(backend, programs=["called", "returned"], map_sizes={"calls": 1 << 20}) as loaded:
+        assert loaded.backend == backend and loaded.why == "it was asked for"
+        ring = loaded.ring("calls")
+        reader = ColumnReader(ring, obj.record_dtype("calls"))
+        loaded.attach("returned", "libc:abs", pid=target.pid)
+        link = loaded.attach("called", "libc:abs", pid=target.pid, cookie=42)
+        call(target, 1000)
+        link.close()
+        call(target, 10)
+        rows = reader.drain()
+        columns = {name: column.copy() for name, column in reader.take(rows).items()}
+        ring.close()
+        keys, values = loaded.maps["sizes"].table()
+        return {
+            "sizes": sorted(zip(keys.tolist(), values.tolist(), strict=True)),
+            "counts": [int(np.sum(loaded.maps["counts"][i])) for i in range(4)],
+            "total": int(loaded.globals["total"][()]),
+            "lost": int(loaded.globals["lost"][()]),
+            "kinds": loaded.globals["kinds"].tolist(),
+            "size": columns["size"].tolist(),
+            "cookie": set(columns["cookie"].tolist()),
+            "who": set(zip(columns["pid"].tolist(), columns["tid"].tolist(), strict=True)),
+            "comm": set(columns["comm"].tolist()),
+        }
+
+
+@pytest.mark.needs("uprobe", "ring buffer")
+def test_kernel_and_user_space_see_the_same(
+    obj: BpfObject, target: subprocess.Popen[str]
+) -> None:
+    kernel = results(obj, "kernel", target)
+    assert kernel["total"] == 1000 and kernel["counts"] == [1000, 1010, 0, 100]
+    assert results(obj, "userspace", target) == kernel
+
+
+def test_user_space(obj: BpfObject, target: subprocess.Popen[str]) -> None:
+    found = results(obj, "userspace", target)
+    assert found["size"] == [(1 << 64) - i % 10 if i % 10 else 0 for i in range(1000)]
+    assert found["cookie"] == {42} and found["lost"] == 0 and found["counts"] == [1000, 1010, 0, 100]
+    assert found["kinds"] == [5, 9, 7]
+    assert found["who"] == {(target.pid, target.pid)}
+
+
+def test_objects_share_a_target(obj: BpfObject, target: subprocess.Popen[str]) -> None:
+    with obj.load("userspace", pid=target.pid) as one, obj.load("userspace", pid=target.pid) as two:
+        one.attach("called", "libc:abs")
+        two.attach("called", "libc:abs")
+        call(target, 100)
+        one.detach()
+        call(target, 100)
+        assert int(one.globals["total"][()]) == 100 and int(two.globals["total"][()]) == 200
+        names = {(info.name, info.pid) for info in programs()}
+        assert {("called", os.getpid()), ("returned", os.getpid())} <= names
+    assert not [info for info in programs() if info.pid == os.getpid()]
+    call(target, 10)
+
+
+@pytest.mark.parametrize("kind", [b"\x08\x00", b"\x86\xdd"])
+def test_test_run_as_in_the_kernel(obj: BpfObject, kind: bytes) -> None:
+    packet = bytes(12) + kind + bytes(50)
+    with obj.load("userspace", programs=["classify"]) as loaded:
+        value, spent = loaded.test_run("classify", packet, 10)
+        assert value == int.from_bytes(kind, "big") and spent >= 0
+        assert int(np.sum(loaded.maps["counts"][2])) == 10
+        with pytest.raises(BadSpec, match="packet"):
+            loaded.test_run("classify", b"short")
+
+
+def test_auto_says_why(obj: BpfObject) -> None:
+    with obj.load("auto", programs=["classify"]) as loaded:
+        assert loaded.backend in ("kernel", "userspace") and loaded.why
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_without_privilege(obj: BpfObject, tmp_path: Path) -> None:
+    file = tmp_path / "calls.bpf.o"
+    file.write_bytes(obj.data)
+    tmp_path.chmod(0o777)
+    script = tmp_path / "work.py"
+    script.write_text(
+        "import subprocess, sys\n"
+        "import workbench as wb\n"
+        f"target = subprocess.Popen([sys.executable, '-c', {TARGET!r}], stdin=subprocess.PIPE,\n"
+        "    stdout=subprocess.PIPE, text=True)\n"
+        "target.stdout.readline()\n"
+        f"with wb.open({str(file)!r}).load(programs=['called', 'returned'], pid=target.pid) as loaded:\n"
+        "    loaded.attach('called', 'libc:abs')\n"
+        "    target.stdin.write('500\\n'); target.stdin.flush(); target.stdout.readline()\n"
+        "    print(loaded.backend, int(loaded.globals['total'][()]), loaded.why)\n"
+        "target.communicate('')\n"
+    )
+    for parent in [tmp_path, *tmp_path.parents][:4]:
+        if parent != Path("/tmp") and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o755)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=100, check=False,
+        user=65534, group=65534, extra_groups=[], cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"),
+             "WORKBENCH_NAMESPACES": str(tmp_path / "namespaces")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("userspace 500 the kernel does not take it")
+
+
+BAD = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+__u64 table[8];
+SEC("uprobe") int outside(void *ctx) { return table[bpf_get_prandom_u32() & 15]; }
+SEC("uprobe") int elsewhere(void *ctx) { return bpf_current_task_under_cgroup(&table, 0); }
+SEC("xdp") int sent(struct xdp_md *ctx) { return bpf_redirect(1, 0); }
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+def test_what_is_refused(tmp_path: Path, obj: BpfObject) -> None:
+    path = tmp_path / "bad.bpf.c"
+    path.write_text(BAD)
+    bad = wb.compile(path)
+    with pytest.raises(VerifierRejected, match="table") as refused:
+        bad.load("userspace", programs=["outside"])
+    assert "outside" in str(refused.value)
+    with pytest.raises((MissingCapability, VerifierRejected), match="bpf_redirect"):
+        bad.load("userspace", programs=["sent"])
+    with obj.load("userspace") as loaded:
+        with pytest.raises(BadSpec, match="one process at a time"):
+            loaded.attach("called", "libc:abs")
+        with pytest.raises(BadSpec, match="no ring"):
+            loaded.ring("nothing")
