@@ -1,9 +1,5 @@
 /* Drives maps from a process of its own: benchmarks, and the tests that kill it meanwhile. */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <signal.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "runtime/maps.h"
 #include "runtime/runtime.h"
@@ -27,7 +23,6 @@ WB_EXPORT uint64_t wb_map_drive(struct wb_run *run, struct wb_map *map, int what
     static _Thread_local uint8_t key[LONGEST] __attribute__((aligned(8))), value[65536] __attribute__((aligned(8)));
     const struct wb_map_ops *ops = map->ops;
     uint64_t state = seed | 1, sum = 0;
-    uint32_t size = map->key_size < 8 ? map->key_size : 8;
     if (map->key_size > LONGEST || map->value_size > sizeof value)
         return 0;
     for (uint64_t i = 0; i < count; i++) {
@@ -35,7 +30,6 @@ WB_EXPORT uint64_t wb_map_drive(struct wb_run *run, struct wb_map *map, int what
         if (what == 4)
             number += keys;
         memcpy(key, &number, 8);
-        (void)size;
         if (!wb_begin(run))
             continue;
         switch (what) {
@@ -64,22 +58,6 @@ WB_EXPORT uint64_t wb_map_drive(struct wb_run *run, struct wb_map *map, int what
         wb_end(run);
     }
     return sum;
-}
-
-/* One operation between two stops of this process, for whoever traces it: see the tests that kill it in between.
- * what: 2 update, 3 delete, 4 lookup and delete. */
-WB_EXPORT int64_t wb_map_drive_stopped(struct wb_run *run, struct wb_map *map, int what, const void *key, void *value,
-                                       uint64_t flags) {
-    int64_t result;
-    kill(getpid(), SIGSTOP);
-    if (what == 2)
-        result = wb_map_write(run, map, key, value, flags);
-    else if (what == 3)
-        result = wb_map_erase(run, map, key);
-    else
-        result = wb_map_take(run, map, key, value);
-    kill(getpid(), SIGSTOP);
-    return result;
 }
 
 /* Random updates, deletions and lookups until `*stop`; every value names its key and is whole or it is counted in

@@ -6,6 +6,7 @@
 #define YIELDS 256
 #define SLEEPS 2000
 #define DEPTH 8
+#define CHUNK 32u /* slots taken from the store at a time: no operation takes long */
 
 /* One more turn of waiting for another thread. False: it is stopped, or waits for us. */
 bool wb_wait(uint32_t *turn) {
@@ -204,8 +205,8 @@ static bool ripe(struct wb_map *map, const struct wb_block *mine) {
  * replaced itself is good for at least three batches of updates. What other programs may hold is never used: the rest
  * of the reserve and of the unused entries comes next, then other threads' slots, then waiting, then -ENOMEM. */
 int64_t wb_block_slots(struct wb_run *run, struct wb_map *map, struct wb_block *mine) {
-    uint32_t batch = wb_hash_batch(map);
-    if (mine->count < 3 * batch && steal(run, map, mine, 0, batch, 0) && ripe(map, mine))
+    uint32_t batch = wb_hash_batch(map), some = batch < CHUNK ? batch : CHUNK;
+    if (mine->count < 3 * batch && steal(run, map, mine, 0, some, 0) && ripe(map, mine))
         return 0;
     for (uint32_t turn = 0;;) {
         uint64_t others = wb_grace(run, true), own = WB_PEEK(&run->self->epoch);
@@ -217,7 +218,7 @@ int64_t wb_block_slots(struct wb_run *run, struct wb_map *map, struct wb_block *
             if (ripe(map, mine))
                 return 0;
         }
-        if (steal(run, map, mine, 0, batch, 0) && ripe(map, mine))
+        if (steal(run, map, mine, 0, some, 0) && ripe(map, mine))
             return 0;
         uint32_t highest = WB_LOAD(&wb_shared(map->space)->highest);
         for (uint32_t i = 1; i <= highest && i < WB_PARTICIPANTS; i++)
@@ -261,10 +262,13 @@ int64_t wb_block_credits(struct wb_run *run, struct wb_map *map, struct wb_block
 /* Recover every dead thread's block now, not when somebody meets it: number of those that could not be. */
 WB_EXPORT int64_t wb_hash_settle(struct wb_run *run, struct wb_map *map) {
     int64_t left = 0;
-    for (uint32_t i = 1; i < WB_PARTICIPANTS; i++) {
+    for (uint32_t i = 0; i < WB_PARTICIPANTS; i++) {
         struct wb_block *block = wb_block(map, i);
-        if (WB_PEEK(&block->generation) || WB_PEEK(&block->guard))
+        uint64_t holder = WB_LOAD(&block->guard);
+        if (i && (WB_PEEK(&block->generation) || holder))
             left += !wb_block_reap(run, map, i, 0);
+        if (holder && wb_absent(map->space, holder) && guard(run, map, block, 0))
+            WB_STORE(&block->guard, 0);
     }
     return left;
 }

@@ -6,6 +6,7 @@
 #define NO_PREALLOC 1u
 #define NO_COMMON_LRU 2u
 #define NUMA_NODE 4u
+#define CALL_ACCESS (8u | 16u)
 #define PROGRAM_ACCESS (128u | 256u)
 #define LARGEST (1u << 22)       /* KMALLOC_MAX_SIZE */
 #define LARGEST_PERCPU (1u << 15) /* PCPU_MIN_UNIT_SIZE */
@@ -21,7 +22,8 @@ static uint32_t batch_of(uint64_t bytes) {
 
 static int64_t refused(const struct wb_segment *s) {
     bool lru = s->type == 9 || s->type == 10, percpu = s->type == 5 || s->type == 10;
-    if (s->flags & ~HASH_FLAGS || (s->flags & PROGRAM_ACCESS) == PROGRAM_ACCESS)
+    if (s->flags & ~HASH_FLAGS || (s->flags & PROGRAM_ACCESS) == PROGRAM_ACCESS ||
+        (s->flags & CALL_ACCESS) == CALL_ACCESS)
         return -EINVAL;
     if (!lru && s->flags & NO_COMMON_LRU)
         return -EINVAL;

@@ -67,7 +67,7 @@ def problems(made: Map) -> list[str]:
         return index
 
     for number in map(int, np.flatnonzero(buckets.any(axis=1))):
-        words = [int(word) for word in buckets[number]]
+        words = buckets[number].tolist()
         if words[1] >> _OWNER:
             found.append(f"bucket {number} is locked by {words[1] >> _OWNER}")
         for way in range(_WAYS):
@@ -79,15 +79,17 @@ def problems(made: Map) -> list[str]:
                 word = int(after[index]) if way == _WAYS - 1 and index else 0
             if steps > count:
                 found.append(f"the chain of bucket {number} is a ring")
-    for number in range(_BLOCKS):
-        block = [int(word) for word in blocks[number]]
-        index = block[4]
-        for _ in range(block[6]):
+    links = link.tolist()
+    for number in map(int, np.flatnonzero(blocks.any(axis=1))):
+        block = blocks[number].tolist()
+        index, queue = block[4], []
+        for _ in range(min(block[6], count)):
             if not 0 < index < count:
                 found.append(f"queue of block {number} names slot {index}")
                 break
-            seen[index] += 1
-            index = int(link[index])
+            queue.append(index)
+            index = links[index]
+        np.add.at(seen, queue, 1)
         if block[0] or block[2] or block[3] or block[9]:
             found.append(f"block {number} is in use: busy {block[0]}, armed {block[9]}")
     wrong = np.flatnonzero(seen[1:] != 1) + 1

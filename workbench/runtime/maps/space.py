@@ -312,7 +312,7 @@ class Space:
             with contextlib.suppress(WorkbenchError):  # a data section has no layout of its own
                 if (dtype := btf.dtype(number)).itemsize == size:
                     return dtype
-        return np.dtype(f"V{max(size, 1)}")
+        return np.dtype(f"V{min(max(size, 1), 2**31 - 1)}")  # larger ones are refused by the C side
 
     def _make(self, path: Path, name: str, segment: CSegment) -> Any:
         length = core().wb_segment_size(ctypes.byref(segment))
