@@ -43,6 +43,7 @@ import numpy as np
 
 from workbench.errors import BadSpec, MissingCapability
 from workbench.frames.symbols.mappings import parse_maps, readable_place
+from workbench.frames.symbols.ranges import find_perf_map, parse_perf_map
 from workbench.frames.symbols.vdso import vdso_image
 from workbench.frames.unwind_tables import UnwindTable, UnwindTables
 from workbench.native.unwind import (
@@ -374,12 +375,14 @@ class Unwinder:
     def _load_wanted(self, pid: int, process: _Process) -> bool:
         wanted = np.flatnonzero(process.mappings["flags"] & WANTED)
         for i in wanted.tolist():
-            start, end, offset, *_ = process.entries[i]
+            start, end, offset, path, _ = process.entries[i]
             table = self._table(pid, process.entries[i])
             process.mappings["flags"][i] &= ~np.uint32(LAZY | WANTED)
             if table is not None and table.machine == self.machine and len(table.rows):
+                # The kernel's events give memory without a file its own address as the offset.
+                begin = 0 if _is_anonymous(path) else offset
                 process.tables[i] = table
-                process.mappings["bias"][i] = table.bias(start, offset, end - start)
+                process.mappings["bias"][i] = table.bias(start, begin, end - start)
                 process.mappings["count"][i] = len(table.rows)
                 process.mappings["rows"][i] = table.rows.ctypes.data
         return len(wanted) > 0
@@ -391,12 +394,19 @@ class Unwinder:
             image = _memory(pid, start, size) if self.live else b""
             # That of this process is the same code.
             return self.tables.of_image(image if len(image) == size else vdso_image())
-        if not path.startswith("/") or path == ANONYMOUS:
+        if _is_anonymous(path):
             code = _memory(pid, start, min(end - start, MAX_GENERATED)) if self.live else b""
-            return self.tables.of_generated_code(code, self.machine)
+            if code or not self.live:
+                return self.tables.of_generated_code(code, self.machine)
+            functions = parse_perf_map(find_perf_map(pid))  # the process is gone, what it wrote is not
+            return self.tables.of_perf_map(functions, start, end, self.machine)
         place = readable_place(pid, start, end, path) if self.live else path
         table = self.tables.of_file(place) if place.startswith("/") else None
         return table if table is None or build_id in ("", table.build_id) else None
+
+
+def _is_anonymous(path: str) -> bool:
+    return not path.startswith("/") or path == ANONYMOUS
 
 
 def _register_matrix(registers: ArrayLike) -> NDArray[np.uint64]:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from workbench.frames.symbols.ranges import NamedRanges
+
 __all__ = ("UnwindTable", "UnwindTables")
 
 PT_GNU_EH_FRAME = 0x6474E550
@@ -224,22 +226,30 @@ class UnwindTables:
         """
         data = np.frombuffer(code, np.uint8)
         size = len(_PYTHON_TRAMPOLINE)
-        if machine != X86_64 or len(data) < size:
+        if len(data) < size:
             return None
         found = np.flatnonzero(data[: len(data) - size + 1] == _PYTHON_TRAMPOLINE[0])
         for k in range(1, size):
             found = found[data[found + k] == _PYTHON_TRAMPOLINE[k]]
-        if not len(found):
-            return None
-        rows = np.zeros((len(found), len(_PYTHON_TRAMPOLINE_RULES) + 1), ROW)
-        for k, (offset, cfa) in enumerate(_PYTHON_TRAMPOLINE_RULES):
-            rows["start"][:, k] = found + offset
-            rows["cfa_offset"][:, k] = cfa
-        rows["cfa_kind"][:, :-1] = CfaKind.SP
-        rows["ra_rule"][:, :-1] = RuleKind.AT_CFA
-        rows["ra_offset"][:, :-1] = -8
-        rows["start"][:, -1] = found + size
-        return UnwindTable(rows.ravel(), machine, ((0, 0, len(data)),), "")
+        return _trampolines(found, machine, len(data))
+
+    def of_perf_map(
+        self, functions: NamedRanges, start: int, end: int, machine: int
+    ) -> UnwindTable | None:
+        """As `of_generated_code` for the mapping `start` to `end`, where its code cannot be read any more: by what
+        the process's perf-PID.map says of it.
+        """
+        inside = (functions.starts >= start) & (functions.ends <= end)
+        size = len(_PYTHON_TRAMPOLINE)
+        # 4 bytes more: there is an endbr64 before. Others keep the frame pointer.
+        lengths = functions.ends - functions.starts
+        inside &= (lengths == size) | (lengths == size + 4)
+        found = [
+            int(functions.ends[k]) - size - start
+            for k in np.flatnonzero(inside).tolist()
+            if functions.names[k].startswith("py::")
+        ]
+        return _trampolines(np.array(found, np.int64), machine, end - start)
 
     def _table(self, elf: ElfFile, identity: str, *, keep: bool = True) -> UnwindTable | None:
         if elf.machine not in (X86_64, AARCH64):
@@ -259,6 +269,21 @@ class UnwindTables:
                 _save(path, rows)
         rows.setflags(write=False)
         return UnwindTable(rows, elf.machine, _segments(elf), build_id)
+
+
+def _trampolines(found: NDArray[np.int64], machine: int, length: int) -> UnwindTable | None:
+    """Table of CPython's trampolines at these offsets in a mapping of `length` bytes."""
+    if machine != X86_64 or not len(found):
+        return None
+    rows = np.zeros((len(found), len(_PYTHON_TRAMPOLINE_RULES) + 1), ROW)
+    for k, (offset, cfa) in enumerate(_PYTHON_TRAMPOLINE_RULES):
+        rows["start"][:, k] = found + offset
+        rows["cfa_offset"][:, k] = cfa
+    rows["cfa_kind"][:, :-1] = CfaKind.SP
+    rows["ra_rule"][:, :-1] = RuleKind.AT_CFA
+    rows["ra_offset"][:, :-1] = -8
+    rows["start"][:, -1] = found + len(_PYTHON_TRAMPOLINE)
+    return UnwindTable(rows.ravel(), machine, ((0, 0, length),), "")
 
 
 def _load(path: Path) -> NDArray[np.void] | None:

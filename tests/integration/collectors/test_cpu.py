@@ -21,6 +21,7 @@ from known_program import (
     share,
     waiting,
 )
+from left_behind import state_of, wait_until
 
 from workbench.collectors.recorder import Recorder
 from workbench.errors import BadSpec
@@ -53,9 +54,7 @@ def stacks_through(recording: Recording, function: str) -> set[int]:
     ],
 )
 def test_counts_shares_and_call_chains(tmp_path: Path, flags: tuple[str, ...], stacks: str) -> None:
-    recording = record(
-        tmp_path, f"cpu:999,stacks={stacks}", "burn", SECONDS, program=known(*flags)
-    )
+    recording = record(tmp_path, f"cpu:999,stacks={stacks}", "burn", SECONDS, program=known(*flags))
     samples = recording.samples
     expect_count(recording, SECONDS, 999)
     heavy, light = share(samples, "heavy"), share(samples, "light")
@@ -134,7 +133,7 @@ def test_kernel_stacks(tmp_path: Path) -> None:
     source.write_text(
         "#include <unistd.h>\n#include <sys/syscall.h>\n#include <time.h>\n"
         "int main(void) { clock_t end = clock() + CLOCKS_PER_SEC / 5; static char b[65536];\n"
-        "int fd = syscall(SYS_openat, -100, \"/dev/zero\", 0);\n"
+        'int fd = syscall(SYS_openat, -100, "/dev/zero", 0);\n'
         "while (clock() < end) for (int i = 0; i < 100; i++) read(fd, b, sizeof b); return 0; }\n"
     )
     program = compiled(source, "-O1")
@@ -240,7 +239,13 @@ def find_python() -> str:
     for one in candidates:
         try:
             done = subprocess.run(
-                [one, "-X", "perf", "-c", "import sys; sys.exit(not sys.is_stack_trampoline_active())"],
+                [
+                    one,
+                    "-X",
+                    "perf",
+                    "-c",
+                    "import sys; sys.exit(not sys.is_stack_trampoline_active())",
+                ],
                 capture_output=True,
                 timeout=20,
             )
@@ -255,7 +260,19 @@ PYTHON = find_python()
 
 
 @pytest.mark.needs(*(() if PYTHON else ("python perf trampolines",)))
-def test_python_functions_of_perf_trampolines(tmp_path: Path) -> None:
+@pytest.mark.parametrize("readable", [True, False], ids=["alive", "gone"])
+def test_python_functions_of_perf_trampolines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readable: bool
+) -> None:
+    """Chains go through the trampolines, also where the process has ended before its code was looked at."""
+
+    def late(pid: int, _start: int, size: int) -> bytes:
+        if size >= 1 << 16:  # the trampolines; the vdso is smaller, and looked at before the command runs
+            wait_until(lambda: state_of(pid) in ("", "Z"))
+        return b""
+
+    if not readable:
+        monkeypatch.setattr("workbench.frames.unwind._memory", late)
     script = tmp_path / "work.py"
     script.write_text(
         "import time\n"
@@ -269,6 +286,9 @@ def test_python_functions_of_perf_trampolines(tmp_path: Path) -> None:
     recording = recorder.run()
     frames = recording.stacks[recording.stacks["space"] == "python"]
     assert {"innermost (work.py)", "outer (work.py)"} <= set(frames["function"])
+    inner = [c for c in chains(recording).values() if "innermost (work.py)" in c]
+    through = [c for c in inner if c[-1] != "innermost (work.py)" and "outer (work.py)" in c]
+    assert len(through) > 0.9 * len(inner)
     assert f"perf-{recording.manifest.pid}.map" in recording.manifest.files
     Path(f"/tmp/perf-{recording.manifest.pid}.map").unlink(missing_ok=True)
 
@@ -311,7 +331,9 @@ def test_functions_of_a_perf_map(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("uprobe")
-def test_an_instruction_that_runs_out_of_line_for_a_probe_is_where_it_belongs(tmp_path: Path) -> None:
+def test_an_instruction_that_runs_out_of_line_for_a_probe_is_where_it_belongs(
+    tmp_path: Path,
+) -> None:
     source = tmp_path / "stepped.c"
     source.write_text(
         """

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from workbench.frames import unwind_tables
 from workbench.frames.symbols.elffile import ElfFile
+from workbench.frames.symbols.ranges import parse_perf_map
 from workbench.frames.symbols.vdso import vdso_image
 from workbench.frames.unwind_tables import (
     PT_GNU_EH_FRAME,
@@ -225,6 +226,17 @@ def test_python_trampolines_in_generated_code() -> None:
     assert tables.of_generated_code(bytes(100), X86_64) is None
     assert tables.of_generated_code(b"", X86_64) is None
     assert tables.of_generated_code(one, AARCH64) is None
+
+
+def test_python_trampolines_by_their_names() -> None:
+    text = b"7010 b py::f:/x.py\n7020 f py::g:/x.py\n7030 8 py::h:/x.py\n7040 b other\n9000 b py::i:/x.py\n"
+    functions = parse_perf_map(text)
+    table = UnwindTables().of_perf_map(functions, 0x7000, 0x8000, X86_64)
+    assert table is not None and table.bias(0x7000, 0, 0x1000) == 0x7000
+    # The longer one has an endbr64 first; one of 8 bytes keeps the frame pointer; the last is in another mapping.
+    assert table.rows["start"].tolist() == [at + k for at in (0x10, 0x24) for k in (0, 4, 10, 11)]
+    assert UnwindTables().of_perf_map(functions, 0x7000, 0x8000, AARCH64) is None
+    assert UnwindTables().of_perf_map(parse_perf_map(b""), 0x7000, 0x8000, X86_64) is None
 
 
 def test_signal_trampoline_of_aarch64() -> None:
