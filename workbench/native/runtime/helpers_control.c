@@ -110,16 +110,24 @@ HELPER(get_func_arg_cnt) { UNUSED(r2, r3, r4); (void)r5; return ((const uint64_t
 
 /* --- spin locks ------------------------------------------------------------------------------------------------------------ */
 
+/* A participant's number and the low bits of its generation: a dead thread's number may be another's by now. */
+#define NUMBER_BITS 12
+#define GENERATION_MASK 0x7ffffu
+
 static uint32_t lock_name(const struct wb_run *run) {
     if (run->self)
-        return run->owner;
+        return (run->self->generation & GENERATION_MASK) << NUMBER_BITS | run->owner;
     return NOBODY_FLAG | (uint32_t)wb_system_call(SYS_gettid, 0, 0, 0, 0, 0, 0);
 }
 
 /* A holder outside a namespace is a thread of this process: a lock in a private map. */
 static bool holder_gone(const struct wb_run *run, uint32_t holder) {
-    if (!(holder & NOBODY_FLAG))
-        return run->space && holder < WB_PARTICIPANTS && wb_dead(run->space, holder);
+    if (!(holder & NOBODY_FLAG)) {
+        uint32_t number = holder % WB_PARTICIPANTS, generation = holder >> NUMBER_BITS;
+        return run->space &&
+               (wb_dead(run->space, number) ||
+                (WB_LOAD(&run->space->participants[number].generation) & GENERATION_MASK) != generation);
+    }
     int64_t pid = wb_system_call(SYS_getpid, 0, 0, 0, 0, 0, 0);
     return wb_system_call(SYS_tgkill, pid, holder & ~NOBODY_FLAG, 0, 0, 0, 0) == -3;
 }
