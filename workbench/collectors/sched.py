@@ -10,7 +10,7 @@ from workbench.collectors import scope
 from workbench.collectors.backend import kernel_only
 from workbench.collectors.base import Counters
 from workbench.collectors.session import WAKE_BYTES, Session
-from workbench.collectors.stacks import StackReader
+from workbench.collectors.stacks import StackReader, tracepoint_iterators
 from workbench.collectors.target import threads
 
 if TYPE_CHECKING:
@@ -120,7 +120,11 @@ class SchedCollector:
             ring="events",
         )
         try:
-            self._stacks = StackReader(sink, target.unwinder() if self.stacks == "dwarf" else None)
+            self._stacks = StackReader(
+                sink,
+                target.unwinder() if self.stacks == "dwarf" else None,
+                left_out=tracepoint_iterators("sched_switch", "sched_waking") if user else (),
+            )
             loaded = session.loaded
             for slot in range(slots):
                 loaded.maps["free_slots"].push(slot)

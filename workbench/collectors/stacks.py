@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from workbench.collectors.base import Sink
     from workbench.frames.unwind import Unwinder
     from workbench.kernel.ring import Records
 
-__all__ = ("COPY_BYTES", "StackReader", "ranges")
+__all__ = ("COPY_BYTES", "StackReader", "ranges", "tracepoint_iterators")
 
 COPY_BYTES = 16384
 
@@ -25,6 +29,25 @@ def ranges(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.arange(total) - np.repeat(ends - lengths, lengths)
 
 
+def tracepoint_iterators(*tracepoints: str) -> list[tuple[int, int]]:
+    """Kernel code (begin, end) of the functions that call the programs of a tracepoint when it has several.
+
+    With one program, of any tool, a tracepoint calls it without such a frame. Empty where the kernel hides addresses.
+    """
+    try:
+        symbols = Path("/proc/kallsyms").read_bytes()
+    except OSError:
+        return []
+    found = []
+    for name in tracepoints:
+        line = re.search(
+            rb"^([0-9a-f]+) [tT] __traceiter_%b\n([0-9a-f]+) " % name.encode(), symbols, re.MULTILINE
+        )
+        if line and int(line[1], 16) < int(line[2], 16):
+            found.append((int(line[1], 16), int(line[2], 16)))
+    return found
+
+
 class StackReader:
     """Stack ids of batches of records.
 
@@ -34,10 +57,19 @@ class StackReader:
         Where the stacks are interned.
     unwinder : Unwinder or None
         Unwinds copied stacks; without it the frame-pointer chain counts.
+    left_out : sequence of (int, int)
+        Kernel code, begin and end: a stack's innermost frame in it is left out.
     """
 
-    def __init__(self, sink: Sink, unwinder: Unwinder | None) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        unwinder: Unwinder | None,
+        *,
+        left_out: Sequence[tuple[int, int]] = (),
+    ) -> None:
         self._sink, self._unwinder = sink, unwinder
+        self._left_out = left_out
         self.unwound = 0
         self.incomplete = 0
 
@@ -73,6 +105,13 @@ class StackReader:
         kernel = np.clip(kernel, 0, (end - at) // 8)
         user = np.clip(user, 0, (end - at) // 8 - kernel)
         kernel_part = self._frames(records, at, kernel)
+        if self._left_out and len(kernel_part):
+            first = kernel_part[np.minimum(np.cumsum(kernel) - kernel, len(kernel_part) - 1)]
+            inside = np.zeros(len(kernel), bool)
+            for begin, over in self._left_out:
+                inside |= (kernel > 0) & (first >= begin) & (first < over)
+            at, kernel = at + 8 * inside, kernel - inside
+            kernel_part = self._frames(records, at, kernel)
         user_part = self._frames(records, at + 8 * kernel, user)
         if self._unwinder is not None and len(pids):
             chosen_part, chosen = self._unwind(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from known_program import chains, known, record
 from workbench.collectors.recorder import Recorder
 from workbench.collectors.sched import state_names
 from workbench.frames.recording import Recording
+from workbench.kernel.loaded import load
+from workbench.objects import model
 
 pytestmark = pytest.mark.needs("perf_event BPF", "BTF tracepoint", "ptrace")
 
@@ -25,8 +28,13 @@ def left_in(recording: Recording, function: str) -> pd.DataFrame:
     return recording.offcpu[recording.offcpu["stack"].isin(found)]
 
 
-def test_sleeper(tmp_path: Path) -> None:
-    recording = record(tmp_path, "sched", "naps", 20, 10_000)
+@pytest.mark.parametrize("company", [False, True], ids=["alone", "with another tool"])
+def test_sleeper(tmp_path: Path, company: bool) -> None:
+    with contextlib.ExitStack() as stack:
+        if company:  # a second program at the tracepoint: the kernel then calls both by a function more
+            other = stack.enter_context(load(model.builtin("sched"), programs=["off_switch"]))
+            other.attach_tracing("off_switch")
+        recording = record(tmp_path, "sched", "naps", 20, 10_000)
     everything = left_in(recording, "nap")
     # On a busy machine a thread may be preempted on its way to sleep, and the time is over before it sleeps.
     naps = everything[everything["state"] == "sleeping"]
