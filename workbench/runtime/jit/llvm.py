@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import threading
+from contextlib import ExitStack
 from functools import cache
 from typing import Any
 
@@ -116,24 +117,38 @@ def object_code(text: str, options: Options, bitcode: tuple[bytes, ...] = ()) ->
     bitcode : tuple of bytes
         Modules to link in before it is optimised.
     """
-    with _busy:
-        return _object_code(text, options, bitcode)
+    # Closed here, in this order: the collector may find a module after the context that it lives in is gone.
+    with _busy, ExitStack() as owned:
+        return _object_code(text, options, bitcode, owned)
 
 
-def _object_code(text: str, options: Options, bitcode: tuple[bytes, ...]) -> bytes:
+def _object_code(
+    text: str, options: Options, bitcode: tuple[bytes, ...], owned: ExitStack
+) -> bytes:
     llvm = binding()
     target = _target_machine(options)
     context = llvm.create_context()
+    owned.callback(context.close)
     module = llvm.parse_assembly(text, context)
+    owned.callback(module.close)
     module.triple = _TRIPLES[options.machine]
     module.data_layout = str(target.target_data)
     for other in bitcode:
         try:
             linked = llvm.parse_bitcode(other, context)
+            owned.callback(linked.close)
+            # Two files may hold the same table of functions: only what the text names may meet in one module.
+            for one in (*linked.functions, *linked.global_variables):
+                if not one.is_declaration and f"@{one.name}" not in text:
+                    one.linkage = "internal"
         except RuntimeError as error:
             raise Unresolved(f"bitcode of another LLVM ({error})") from error
         linked.triple, linked.data_layout = module.triple, module.data_layout
-        module.link_in(linked)
+        try:
+            module.link_in(linked)
+        except RuntimeError:
+            linked.detach()  # LLVM has destroyed it
+            raise
     if bitcode:
         for function in module.functions:
             if not function.is_declaration and function.name != ENTRY:
@@ -142,15 +157,23 @@ def _object_code(text: str, options: Options, bitcode: tuple[bytes, ...]) -> byt
             if not variable.is_declaration:
                 variable.linkage = "internal"
         unused = llvm.create_new_module_pass_manager()
+        owned.callback(unused.close)
         unused.add_global_dead_code_eliminate_pass()  # or all of it would be optimised first
         plain = llvm.create_pipeline_tuning_options(speed_level=0)
-        unused.run(module, llvm.create_pass_builder(target, plain))
+        owned.callback(plain.close)
+        first = llvm.create_pass_builder(target, plain)
+        owned.callback(first.close)
+        unused.run(module, first)
     if options.optimised:
         tuning = llvm.create_pipeline_tuning_options(speed_level=3)
+        owned.callback(tuning.close)
         tuning.loop_vectorization = options.vectors
         tuning.slp_vectorization = options.vectors
         tuning.loop_interleaving = True
         tuning.loop_unrolling = True
         builder = llvm.create_pass_builder(target, tuning)
-        builder.getModulePassManager().run(module, builder)
+        owned.callback(builder.close)
+        passes = builder.getModulePassManager()
+        owned.callback(passes.close)
+        passes.run(module, builder)
     return bytes(target.emit_object(module))
