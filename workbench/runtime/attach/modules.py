@@ -148,6 +148,16 @@ class Module:
             Function(one.name, one.address + self.bias, one.size, self) for one in found.values()
         ]
 
+    def functions(self, pattern: str = "*") -> list[Function]:
+        """Its functions whose names match a shell pattern, each address once, resolvers (STT_GNU_IFUNC) left out."""
+        found: dict[int, Symbol] = {}
+        for one in self.symbols.match(pattern, "function"):
+            if one.size and one.address not in self._indirect:
+                found.setdefault(one.address, one)
+        return [
+            Function(one.name, one.address + self.bias, one.size, self) for one in found.values()
+        ]
+
     def at(self, address: int) -> Function | None:
         """The function that holds an address of the process."""
         vaddr = np.array([address - self.bias], np.uint64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import bisect
+import itertools
 import random
 import struct
 import time
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from workbench.errors import BadSpec, RunFailed, TargetGone, WorkbenchError
 from workbench.runtime.attach import layout, ptrace
 from workbench.runtime.attach.check import check_target
+from workbench.runtime.attach.inside import inside, suspended_inside
 from workbench.runtime.attach.link import HookKind, Link, Program, Request
 from workbench.runtime.attach.memory import Memory
 from workbench.runtime.attach.modules import Modules
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ("Process",)
 
 _PATIENCE = 30.0
+_CAREFUL = 20
 
 
 class Process:
@@ -195,13 +197,18 @@ class Process:
             )
         starts = sorted(places)
 
+        attempts = itertools.count()
+
         def change(stop: Stop) -> bool:
-            if self._inside(stop, starts):
+            if inside(stop, starts):
+                return False
+            # What looks like an interrupted counter may be an old word that a function never wrote over.
+            if next(attempts) < _CAREFUL and suspended_inside(stop, self.memory, starts):
                 return False
             agent = self.room.agent
             if agent is not None:
-                if clean and not restore_returns(stop, self.memory, agent):
-                    return False
+                if clean:
+                    restore_returns(self.memory, agent)
                 early = any(ptrace.get_registers(one).fs_base == 0 for one in list(stop.threads))
                 self.memory.write(
                     agent.symbols["wb_agent"] + layout.EARLY, struct.pack("<Q", early)
@@ -233,14 +240,6 @@ class Process:
                     "probe another instruction",
                 )
             time.sleep(random.uniform(0, 0.002))
-
-    @staticmethod
-    def _inside(stop: Stop, starts: list[int]) -> bool:
-        for counter in stop.counters().values():
-            i = bisect.bisect_left(starts, counter) - 1
-            if i >= 0 and starts[i] < counter < starts[i] + JUMP:
-                return True
-        return False
 
     def _change(self, place: Place, chain: int) -> None:
         """Every prefix of these writes leaves working code: the list of programs is whole before the jump is there."""

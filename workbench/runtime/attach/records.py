@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import struct
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,6 @@ from workbench.runtime.attach.stop import Stop
 __all__ = ("Collected", "Record", "collect", "start_time")
 
 _counter = itertools.count(1)
-_PATIENCE = 10.0
 
 
 def start_time(pid: int) -> int:
@@ -165,28 +163,22 @@ def _restore(pid: int, lines: list[dict[str, Any]]) -> int:
                 at = int(line["semaphore"])
                 semaphores[at] = semaphores.get(at, 0) + int(line["count"])
     memory = Memory(pid)
-    count, end = 0, time.monotonic() + _PATIENCE
+    count = 0
     try:
-        while True:
-            with Stop(pid) as stop:
-                for at, (original, patch, site) in list(sites.items()):
-                    with contextlib.suppress(MissingCapability):
-                        if memory.read(at, len(patch)) == patch:
-                            memory.write(at, original)
-                            count += 1
+        with Stop(pid):
+            for at, (original, patch, site) in sites.items():
+                with contextlib.suppress(MissingCapability):
+                    if memory.read(at, len(patch)) == patch:
+                        memory.write(at, original)
+                        count += 1
                         memory.write(site + 16, bytes(24))
-                    del sites[at]
-                for at, added in semaphores.items():
-                    with contextlib.suppress(MissingCapability):
-                        value = struct.unpack("<H", memory.read(at, 2))[0]
-                        memory.write(at, struct.pack("<H", max(0, value - added) % 65536))
-                semaphores.clear()
-                try:
-                    clean = agent is None or restore_returns(stop, memory, agent)
-                except MissingCapability:  # another program runs there now
-                    clean = True
-            if clean or time.monotonic() > end:
-                return count
-            time.sleep(0.001)
+            for at, added in semaphores.items():
+                with contextlib.suppress(MissingCapability):
+                    value = struct.unpack("<H", memory.read(at, 2))[0]
+                    memory.write(at, struct.pack("<H", max(0, value - added) % 65536))
+            if agent is not None:
+                with contextlib.suppress(MissingCapability):  # another program runs there now
+                    restore_returns(memory, agent)
     finally:
         memory.close()
+    return count

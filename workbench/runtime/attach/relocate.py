@@ -104,7 +104,7 @@ def plan(
     if length < need:
         if not ended:
             raise Unjumpable("it runs on into what follows it")
-        if len(code) < need or not _padding(code[length:need]):
+        if len(code) < need or not _padding(code[length:], need - length):
             raise Unjumpable(f"it is {length} bytes long and no padding follows")
     inside = [at for at in targets if address < at < address + need]
     if inside:
@@ -112,16 +112,16 @@ def plan(
     return Displaced(address, length, tuple(taken))
 
 
-def _padding(code: bytes) -> bool:
-    """Whether only padding between functions lies here (nop of any length, int3, zero bytes)."""
+def _padding(code: bytes, size: int) -> bool:
+    """Whether the first `size` bytes are padding between functions (nop of any length, int3, zero bytes)."""
     from iced_x86 import Decoder, Mnemonic
 
     at = 0
-    while at < len(code):
+    while at < size:
         if code[at] in _PADDING:
             at += 1
             continue
-        decoder = Decoder(64, code[at:] + b"\x00" * 8, ip=0)
+        decoder = Decoder(64, code[at:], ip=0)
         instruction = decoder.decode()
         if instruction.mnemonic != Mnemonic.NOP:
             return False

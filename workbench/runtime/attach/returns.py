@@ -14,7 +14,6 @@ from workbench.runtime.attach.agent import LoadedAgent
 from workbench.runtime.attach.memory import Memory
 from workbench.runtime.attach.modules import Modules
 from workbench.runtime.attach.places import Place, Places
-from workbench.runtime.attach.stop import Stop
 
 __all__ = ("guard", "restore_returns", "tasks")
 
@@ -53,24 +52,20 @@ def tasks(memory: Memory, agent: LoadedAgent) -> list[int]:
     return found
 
 
-def restore_returns(stop: Stop, memory: Memory, agent: LoadedAgent) -> bool:
-    """Put every true return address back in the held process; False: a thread is just inside the agent.
+def restore_returns(memory: Memory, agent: LoadedAgent) -> None:
+    """Put every true return address back in the held process.
 
-    Of frames with one place (tail calls) the first has the true address, so it is written last.
+    The agent keeps its frames: a thread may be on its way through the return trampoline, also underneath a signal
+    handler, and needs its frame. A frame whose place no longer holds the trampoline's address counts as left. Of
+    frames with one place (tail calls) the first has the true address, so it is written last.
     """
-    if any(agent.base <= at < agent.base + agent.size for at in stop.counters().values()):
-        return False
     returned = memory.read(agent.symbols["wb_agent"] + 8, 8)
     for task in tasks(memory, agent):
         depth = struct.unpack("<I", memory.read(task + layout.DEPTH, 4))[0]
-        if not depth:
-            continue
-        frames = memory.read(task + layout.FRAMES, depth * layout.FRAME.size)
+        frames = memory.read(task + layout.FRAMES, depth * layout.FRAME.size) if depth else b""
         for place, address, _chain, _reserved in reversed(list(layout.FRAME.iter_unpack(frames))):
             try:
                 if memory.read(place, 8) == returned:
                     memory.write(place, struct.pack("<Q", address))
             except MissingCapability:  # a stack that is gone
                 continue
-        memory.write(task + layout.DEPTH, bytes(4))
-    return True

@@ -155,7 +155,7 @@ class Stop:
         TargetGone
             The thread ended.
         """
-        pause, grace = 0.0, time.monotonic() + 1.0
+        pause, grace, dead_by = 0.0, time.monotonic() + 1.0, time.monotonic() + 0.005
         while True:
             try:
                 got, status = os.waitpid(thread, os.WNOHANG | _WALL)
@@ -168,6 +168,10 @@ class Stop:
                 self.threads.pop(thread, None)
                 raise TargetGone(f"thread {thread} ended")
             now = time.monotonic()
+            # A dead first thread is reported only after all the others, which are dead and ours to reap as well.
+            if now > dead_by and self._is_dead(thread):
+                self._reap()
+                raise TargetGone(f"thread {thread} ended")
             if now > grace and self._waits_for_child(thread):
                 raise _Busy(f"thread {thread} waits for its vfork child")
             if now > self._end:
@@ -181,6 +185,17 @@ class Stop:
     def _waits_for_child(self, thread: int) -> bool:
         state = status_fields(self.pid, thread).get("State", "Z")
         return state.startswith("D")
+
+    def _is_dead(self, thread: int) -> bool:
+        return status_fields(self.pid, thread).get("State", "Z")[0] in "ZX"
+
+    def _reap(self) -> None:
+        """Take note of the dead threads; those that live stay."""
+        for thread in list(self.threads):
+            if self._is_dead(thread):
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(thread, os.WNOHANG | _WALL)
+                self.threads.pop(thread, None)
 
     def counters(self) -> dict[int, int]:
         """Program counter of every thread that is held."""
