@@ -241,14 +241,14 @@ static inline void close_way(struct place *place) {
 /* Arm the record, store the one word that makes the operation happen, bring the block up to date, unlock. */
 static inline void commit(struct wb_run *run, struct wb_map *map, struct wb_block *mine, struct place *place,
                           uint64_t word, uint32_t taken, uint32_t retired, uint32_t credits) {
-    uint32_t count = mine->count, head = mine->head, tail = mine->tail, link = 0;
+    uint32_t count = mine->count, head = WB_PEEK(&mine->head), tail = WB_PEEK(&mine->tail), link = 0;
     if (taken) {
         head = WB_PEEK(&wb_slot(map, taken)->link);
         count--;
     }
     if (retired) {
         if (count)
-            link = tail;
+            link = tail < wb_slots(map) ? tail : 0;
         else
             head = retired;
         tail = retired;
@@ -342,7 +342,7 @@ static int64_t room(struct wb_run *run, struct wb_map *map, struct wb_block *min
 }
 
 static inline int64_t ready(struct wb_run *run, struct wb_map *map, struct wb_block *mine) {
-    uint32_t head = mine->head;
+    uint32_t head = WB_PEEK(&mine->head);
     if (__builtin_expect(mine->count && head && head < wb_slots(map) &&
                              WB_PEEK(&wb_slot(map, head)->stamp) < mine->horizon,
                          1))
@@ -406,7 +406,12 @@ static inline int64_t put(struct wb_run *run, struct wb_map *map, const void *ke
                 break;
             continue;
         }
-        uint32_t index = mine->head;
+        uint32_t index = WB_PEEK(&mine->head);
+        if (__builtin_expect(index >= wb_slots(map), 0)) { /* somebody writes to the segment as it likes */
+            unlock(mine, &place);
+            error = -ENOMEM;
+            break;
+        }
         struct wb_slot *slot = wb_slot(map, index);
         wb_move(wb_slot_key(slot), key, map->key_size);
         if (percpu)

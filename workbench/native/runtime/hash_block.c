@@ -4,7 +4,7 @@
 
 #define SPINS 64
 #define YIELDS 256
-#define SLEEPS 2000
+#define SLEEPS 1000
 #define DEPTH 8
 #define CHUNK 32u /* slots taken from the store at a time: no operation takes long */
 
@@ -36,10 +36,11 @@ bool wb_owner_dead(const struct wb_map *map, uint32_t number) {
 /* The record's values: absolute, so that doing it again changes nothing. */
 void wb_block_apply(struct wb_map *map, struct wb_block *block) {
     uint32_t slots = wb_slots(map);
-    if (block->link_slot && block->link_slot < slots)
-        WB_PUT(&wb_slot(map, block->link_slot)->link, block->link_after);
-    if (block->armed == 2 && block->source < WB_PARTICIPANTS) {
-        struct wb_block *source = wb_block(map, block->source);
+    uint32_t link = WB_PEEK(&block->link_slot);
+    if (link && link < slots)
+        WB_PUT(&wb_slot(map, link)->link, block->link_after);
+    if (block->armed == 2) {
+        struct wb_block *source = wb_block(map, WB_PEEK(&block->source));
         source->head = block->source_head;
         source->count = block->source_count;
         source->credits = block->source_credits;
@@ -54,7 +55,7 @@ static bool committed(struct wb_map *map, const struct wb_block *block, uint32_t
     uint64_t now = WB_LOAD(head);
     if (WB_WORD_OWNER(now) != number)
         return true;
-    uint64_t at = block->word_at;
+    uint64_t at = WB_PEEK(&block->word_at);
     if (at % 8 || at > map->length - 8)
         return false;
     return WB_WORD_PLAIN(WB_LOAD((uint64_t *)(map->segment + at))) == block->word;
@@ -62,13 +63,14 @@ static bool committed(struct wb_map *map, const struct wb_block *block, uint32_t
 
 /* With the block's guard held: finish or undo what its dead owner was doing; unlock the bucket last. */
 static void recover(struct wb_map *map, struct wb_block *block, uint32_t number) {
-    uint32_t bucket = block->bucket;
+    uint32_t bucket = WB_PEEK(&block->bucket);
     uint64_t *head = bucket && bucket - 1 <= map->mask ? wb_bucket(map, bucket - 1)->way : 0;
     if (block->armed == 2) {
         wb_block_apply(map, block);
     } else if (block->armed && head && committed(map, block, number, head)) {
-        if (block->retired && block->retired < wb_slots(map))
-            WB_PUT(&wb_slot(map, block->retired)->stamp, WB_LOAD(map->space->epoch));
+        uint32_t retired = WB_PEEK(&block->retired);
+        if (retired && retired < wb_slots(map))
+            WB_PUT(&wb_slot(map, retired)->stamp, WB_LOAD(map->space->epoch));
         wb_block_apply(map, block);
     }
     WB_STORE(&block->armed, 0);
@@ -129,11 +131,12 @@ int64_t wb_block_adopt(struct wb_run *run, struct wb_map *map, struct wb_block *
 /* With the source's guard held and its owner not busy: up to `slots` slots and `credits` credits into `mine`. */
 static bool move(struct wb_map *map, struct wb_block *mine, uint32_t number, uint32_t slots, uint32_t credits) {
     struct wb_block *source = wb_block(map, number);
-    uint32_t total = wb_slots(map), taken = 0, last = 0, at = source->head;
+    uint32_t total = wb_slots(map), taken = 0, last = 0, at = WB_PEEK(&source->head);
     if (credits > source->credits)
         credits = source->credits;
     if (slots > source->count)
         slots = source->count;
+    uint32_t begin = at;
     for (; taken < slots && at && at < total; taken++) {
         last = at;
         at = WB_PEEK(&wb_slot(map, at)->link);
@@ -144,7 +147,7 @@ static bool move(struct wb_map *map, struct wb_block *mine, uint32_t number, uin
         return false;
     mine->link_slot = taken && mine->count ? last : 0;
     mine->link_after = mine->head;
-    mine->head_after = taken ? source->head : mine->head;
+    mine->head_after = taken ? begin : mine->head;
     mine->tail_after = taken && !mine->count ? last : mine->tail;
     mine->count_after = mine->count + taken;
     mine->credits_after = mine->credits + credits;
@@ -194,8 +197,8 @@ static bool steal(struct wb_run *run, struct wb_map *map, struct wb_block *mine,
 }
 
 static bool ripe(struct wb_map *map, const struct wb_block *mine) {
-    return mine->count && mine->head && mine->head < wb_slots(map) &&
-           WB_PEEK(&wb_slot(map, mine->head)->stamp) < mine->horizon;
+    uint32_t head = WB_PEEK(&mine->head);
+    return mine->count && head && head < wb_slots(map) && WB_PEEK(&wb_slot(map, head)->stamp) < mine->horizon;
 }
 
 /* Make the first slot of the queue free for use.
