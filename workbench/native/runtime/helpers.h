@@ -55,6 +55,10 @@
     ROW(160, ktime_get_coarse_ns)                                                                                      \
     ROW(164, for_each_map_elem)                                                                                        \
     ROW(165, snprintf)                                                                                                 \
+    ROW(169, timer_init)                                                                                               \
+    ROW(170, timer_set_callback)                                                                                       \
+    ROW(171, timer_start)                                                                                              \
+    ROW(172, timer_cancel)                                                                                             \
     ROW(173, get_func_ip)                                                                                              \
     ROW(175, task_pt_regs)                                                                                             \
     ROW(174, get_attach_cookie)                                                                                        \

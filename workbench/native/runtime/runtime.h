@@ -147,7 +147,7 @@ struct wb_run {
     uint64_t stack;               /* 208  stack pointer when the running program began */
     uint64_t signals[2];          /* 216  to be sent when the program ends, to process and thread: bit = number - 1 */
     uint64_t checked;             /* 232  1 = the cache of readable pages was looked at in this run (safe_read.c) */
-    uint64_t reserved2;           /* 240 */
+    uint64_t reserved2;           /* 240  the timer that this run serves (timer.c) */
     uint64_t next;                /* 248  the agent: another run of this process */
 };                                /* 256 */
 #define WB_SCRATCH 65536
