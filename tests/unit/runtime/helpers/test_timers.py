@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from workbench.objects.linked import LinkedMap
-from workbench.runtime.helpers.native import CProgram, CRun, call
+from workbench.runtime.helpers.native import CProgram, CRun, call, core
 from workbench.runtime.helpers.timers import RING, Timers
 from workbench.runtime.maps import Space, current_run
 
@@ -161,13 +163,16 @@ def test_a_callback_cannot_cancel_its_own_timer(bench: Bench) -> None:
 @pytest.mark.parametrize("bench", [1, 9], indirect=True)
 def test_the_timer_of_a_deleted_element_does_not_fire(bench: Bench) -> None:
     bench.ready(0)
-    bench.call("timer_start", 0, 20_000_000, 0)
+    assert bench.call("timer_start", 0, 3600 * SECOND, 0) == 0
+    timer = bench.value(0)
+    state = ctypes.c_uint64.from_address(timer).value
+    program = ctypes.addressof(bench.program)
+    record = struct.pack("<QQQQQII", 0, timer, state, bench.callback, program, os.getpid(), 0)
+    held = ctypes.create_string_buffer(record, len(record))
     key = ctypes.c_uint32(0)
     assert call("map_delete_elem", bench.run, bench.map.handle, ctypes.addressof(key)) == 0
-    bench.ready(1)
-    bench.call("timer_start", 1, 80_000_000, 0)
-    bench.wait()
-    assert [key for _, key, _ in bench.calls] == [1]
+    assert core().wb_timer_fire(bench.run, bench.map.handle, held) == 0
+    assert not bench.calls
 
 
 def test_records_that_name_what_is_not_registered_fire_nothing(bench: Bench) -> None:
