@@ -6,6 +6,7 @@ Prints a JSON line before and after every program.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from typing import Any
 
@@ -27,6 +28,8 @@ _KERNEL_LIMITS = ("verifier bug", "BPF program is too large")
 # What the kernel lets a privileged user do although its result is not determined.
 _UNDETERMINED = ("pointer stored", "uninitialised stack", "mutation")
 _LEAST_PACKET = 14
+_CPU_SECONDS = 20  # of the verifier on one program; more is a finding
+_BUDGET = 30_000  # instructions walked by our verifier: endless loops must not take all the time
 
 
 class Judge:
@@ -107,15 +110,16 @@ class Judge:
     ) -> tuple[str | None, Verdict | None]:
         if not self.verifier:
             return None, None
+        signal.setitimer(signal.ITIMER_VIRTUAL, _CPU_SECONDS)
         try:
-            return "", verify(one.program, one.object)
+            return "", verify(one.program, one.object, budget=_BUDGET)
         except VerifierRejected as refused:
-            return refused.message or "refused", None
-        except (
-            Exception
-        ) as error:  # a verifier that breaks down is a finding, not the end of the campaign
+            return _reason(refused), None
+        except Exception as error:  # a finding, not the end of the campaign
             bugs.append(("internal error", f"verifier: {type(error).__name__}: {error}"))
             return None, None
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
     def _kernel(
         self, one: FuzzProgram, bugs: list[tuple[str, str]]
@@ -143,8 +147,19 @@ class Judge:
             engine.close()
 
 
+def _reason(refused: VerifierRejected) -> str:
+    """What is wrong, without the place."""
+    line = refused.message.splitlines()[0] if refused.message else "refused"
+    return line.partition("the verifier refuses program main: ")[2] or line
+
+
 def main(arguments: list[str]) -> int:
     """Run the seeds; one JSON line each."""
+
+    def late(_number: int, _frame: object) -> None:
+        raise TimeoutError(f"not done after {_CPU_SECONDS} s of processor time")
+
+    signal.signal(signal.SIGVTALRM, late)
     first, count = int(arguments[0]), int(arguments[1])
     judge = Judge(tuple(arguments[2:]))
     out = sys.stdout
