@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ("verify", "verify_object")
 
-_SHORTEST: Final = 20_000  # steps that the search for a short failing path may take
-_JOINED: Final = 200_000  # steps of a joined walk
+_SHORTEST: Final = 10_000  # steps that the search for a short failing path may take
+_JOINED: Final = 120_000  # steps of a joined walk
 
 
 def verify(
@@ -32,7 +32,7 @@ def verify(
     obj: LinkedObject,
     *,
     context: ContextRules | None = None,
-    budget: int = 400_000,
+    budget: int = 120_000,
     allow_unbounded: bool = True,
     allow_pointer_leaks: bool = False,
 ) -> Verdict:

@@ -42,7 +42,7 @@ def _place(code: Code, slot: int) -> str:
 def decisions(code: Code, slots: list[int], last: int, maps: tuple[str, ...] = ()) -> list[str]:
     """What every conditional jump on the way decided."""
     found = []
-    for slot, after in zip(slots, [*slots[1:], last], strict=True):
+    for slot, after in zip(slots, [*slots, last][1:], strict=True):
         one = code.slots[slot]
         if one is None or not one.is_jump or one.opcode in (op.GOTO, op.GOTOL):
             continue

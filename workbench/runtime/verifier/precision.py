@@ -36,7 +36,7 @@ class Checkpoint:
         By frame: masks of registers and stack slots whose number matters.
     """
 
-    __slots__ = ("branches", "hits", "misses", "parent", "regs", "slots", "state", "trace")
+    __slots__ = ("branches", "hits", "key", "misses", "parent", "regs", "slots", "state", "trace")
 
     def __init__(self, state: State, parent: Checkpoint | None, trace: Any) -> None:
         self.state = state
@@ -46,6 +46,7 @@ class Checkpoint:
         self.regs: dict[int, int] = {}
         self.slots: dict[int, int] = {}
         self.hits = self.misses = 0
+        self.key = 0  # hash of the innermost frame's registers
 
 
 def mark(

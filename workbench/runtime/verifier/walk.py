@@ -25,6 +25,7 @@ __all__ = ("Failure", "Walk")
 _PATHS: Final = 0  # every path
 _HEADS: Final = 1  # join at the heads of loops
 _JOINS: Final = 2  # join wherever paths meet
+_PATIENCE: Final = 64  # comparisons in vain before a state is dropped
 _MANY: Final = 48  # distinct register shapes kept per instruction
 
 
@@ -349,9 +350,13 @@ class Walk:
     def _again(self, state: State, slot: int = -1) -> None:
         """Before a further round of a callback or may_goto: forget numbers that changed and decided nothing."""
         at = state.slot if slot < 0 else slot
+        before = state.may_goto - (
+            slot >= 0
+        )  # this round's own state is not the one of the round before
         kept = state.checkpoint
         while kept is not None:
-            if kept.state.slot == at and len(kept.state.frames) == len(state.frames):
+            old = kept.state
+            if old.slot == at and old.may_goto < before and len(old.frames) == len(state.frames):
                 widen_numbers(kept, state)
                 return
             kept = kept.parent
@@ -407,11 +412,19 @@ class Walk:
         if states is None:
             states = self._states[slot] = []
         drop = None
+        key = hash(
+            tuple(
+                [(reg.kind, reg.off, reg.s.value, reg.s.umax, reg.s.smin) for reg in state.top.regs]
+            )
+        )
         for kept in states:
             old = kept.state
             if len(old.frames) != len(state.frames) or old.top.call_slot != state.top.call_slot:
                 continue
             if kept.branches:
+                kept.misses += 1
+                if kept.misses > 16:
+                    drop = kept  # it closes a path no more, but stays what numbers are followed back to
                 if self.shortest:
                     continue
                 if rounds:
@@ -419,7 +432,9 @@ class Walk:
                         mark_everything(env, state)
                         env.open_loops.append(kept)
                         return True
-                elif old.may_goto == state.may_goto and self._loops(kept, state):
+                elif (
+                    kept.key == key and old.may_goto == state.may_goto and self._loops(kept, state)
+                ):
                     raise Failure(
                         Reject(
                             "the loop never ends: it comes back here with nothing changed",
@@ -434,7 +449,7 @@ class Walk:
                 mark_like(env, state, kept)
                 return True
             kept.misses += 1
-            patience = 64 if rounds or slot in env.code.heads else 3
+            patience = _PATIENCE if rounds or slot in env.code.heads else 3
             if kept.misses > patience * (kept.hits + 1):
                 drop = kept
         if drop is not None:
@@ -443,15 +458,13 @@ class Walk:
         if rounds or state.checkpoint is None or (since >= 8 and jumps >= 2) or since >= 64:
             self._kept_at = (self.steps, self.jumps)
             kept = Checkpoint(state.copy(), state.checkpoint, state.trace)
+            kept.key = key
             states.append(kept)
             self.kept += 1
             state.trace = state.checkpoint = kept
         return False
 
     def _loops(self, kept: Checkpoint, state: State) -> bool:
-        for a, b in zip(kept.state.top.regs, state.top.regs, strict=True):
-            if a is not b and (a.kind != b.kind or a.s.key != b.s.key or a.off != b.off):
-                return False
         ancestor = state.checkpoint
         while ancestor is not None:
             if ancestor is kept:
