@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.errors import BadSpec, MissingCapability
+from workbench.errors import BadSpec, MissingCapability, WorkbenchError
 from workbench.objects.link import link
 from workbench.objects.model import builtin
 from workbench.runtime.inventory import announce, withdraw
@@ -276,6 +276,7 @@ class Loaded:
         semaphores: Sequence[int] | NDArray[np.uint64] | None = None,
         pid: int | None = None,
         on_return: bool = False,
+        refused: dict[int, str] | None = None,
     ) -> Links:
         """Attach to many places of one file while the process is held once.
 
@@ -291,6 +292,9 @@ class Loaded:
             The process; by default the one that `load` was told.
         on_return : bool
             Fire at the function's return instead.
+        refused : dict, optional
+            Takes the places that cannot be probed, by index, with the reason; without it the first one raises and
+            nothing is attached.
 
         Raises
         ------
@@ -318,7 +322,11 @@ class Loaded:
             )
             for place, tag, counter in zip(places, tags, counters, strict=True)
         ]
-        links = process.attach_many(requests)
+        failed: list[tuple[Request, WorkbenchError]] = []
+        links = process.attach_many(requests, None if refused is None else failed)
+        if refused is not None:
+            numbers = {id(request): number for number, request in enumerate(requests)}
+            refused.update((numbers[id(request)], error.message) for request, error in failed)
         return self._keep(Links(f"{program} on {count} places of {path}", links))
 
     def _process(self, pid: int | None) -> Process:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,8 +60,8 @@ class Attachment:
             (name, on_return) for name, on_return in ((leave, True), (entry, False)) if name
         ]
         self._extra = ["follow_fork"] if constants.get("limit_scope") else []
-        self._how = how
-        self.multi = how != "events"
+        self._how = "multi" if target.backend == "userspace" else how
+        self.multi = self._how != "events"
         self.refused: dict[int, str] = {}
         self._links: dict[int | None, list[Link]] = {}
         self.loaded = self._load()
@@ -95,9 +95,12 @@ class Attachment:
             return False
         if not self.multi or self._how == "multi":
             reasons = "; ".join(sorted(set(self.refused.values()))[:3])
+            who = "user space" if self._target.backend == "userspace" else "the kernel"
             raise MissingCapability(
-                f"the kernel takes a probe at none of {len(self._sites)} places: {reasons}",
-                "see row `uprobe` of `workbench doctor`",
+                f"{who} takes a probe at none of {len(self._sites)} places: {reasons}",
+                "record with --backend kernel, which probes by a trap"
+                if self._target.backend == "userspace"
+                else "see row `uprobe` of `workbench doctor`",
             )
         # No place was taken: this kernel has no uprobe_multi (Linux < 6.6).
         self.close()
@@ -148,6 +151,9 @@ class Attachment:
         if not numbers:
             return
         sites = [self._sites[i] for i in numbers]
+        if self._target.backend == "userspace":
+            self._enter(program, path, numbers, pid, on_return, links)
+            return
         try:
             if self.multi:
                 semaphores = [site.semaphore for site in sites]
@@ -189,6 +195,33 @@ class Attachment:
         middle = len(numbers) // 2
         self._attach(program, path, numbers[:middle], pid, on_return, links)
         self._attach(program, path, numbers[middle:], pid, on_return, links)
+
+    def _enter(
+        self,
+        program: str,
+        path: str,
+        numbers: list[int],
+        pid: int | None,
+        on_return: bool,
+        links: list[Link],
+    ) -> None:
+        """All places of a file in user space, those that cannot be probed left out with the reason."""
+        sites = [self._sites[i] for i in numbers]
+        failed: dict[int, str] = {}
+        loaded: Any = self.loaded
+        links.append(
+            loaded.attach_uprobes(
+                program,
+                path,
+                [site.place.file_offset for site in sites],
+                cookies=numbers,
+                semaphores=[site.semaphore for site in sites],
+                pid=pid,
+                on_return=on_return,
+                refused=failed,
+            )
+        )
+        self.refused.update((numbers[i], why) for i, why in failed.items())
 
     def _lacks_multi(self, program: str, path: str, numbers: list[int], pid: int | None) -> bool:
         """True if not even the first and the last place go alone, which speaks against the kernel, not the places."""
