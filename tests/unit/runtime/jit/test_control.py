@@ -281,3 +281,76 @@ def test_packet_loads_are_big_endian_and_end_the_program_outside(tier, vectors):
     assert load(op.IND, op.H, 2, 3) == 0x1516 + 1
     assert load(op.IND, op.H, 2, 13) == 0
     assert load(op.IND, op.W, 2, (1 << 64) - 2) == 0x10111213 + 1
+
+
+@variants
+def test_clearing_the_stack_needs_no_library(tier, vectors):
+    """512 bytes of zeros, then copied: what LLVM would like to call memset and memcpy for."""
+
+    @HELPER
+    def total(run, address, *rest):
+        return sum((ctypes.c_uint64 * 32).from_address(address)) & (1 << 64) - 1
+
+    code = [Instruction(op.ST | op.MEM | op.DW, 10, 0, -8 * (k + 1), 0) for k in range(64)]
+    code += [Instruction(op.LDX | op.MEM | op.DW, 3, 1, 0)]
+    code += [Instruction(op.STX | op.MEM | op.DW, 10, 3, -512)]
+    for k in range(32):
+        code.append(Instruction(op.LDX | op.MEM | op.DW, 3, 10, -512 + 8 * k))
+        code.append(Instruction(op.STX | op.MEM | op.DW, 10, 3, -256 + 8 * k))
+    code += [copy(1, 10), Instruction(op.ALU64 | op.ADD, 1, imm=-256), helper(400), EXIT]
+    value = ctypes.c_uint64(77)
+    given = {"tier": tier, "vectors": vectors, "helpers": {400: total}}
+    assert execute(encode(code), ctx=ctypes.addressof(value), **given).r0 == 77
+
+
+@variants
+def test_a_copying_loop_needs_no_library(tier, vectors):
+    source = (ctypes.c_uint8 * 4096)(*([1, 2, 3, 4] * 512), *[0] * 2048)
+    code = assemble(
+        """
+        mov %r2, %r1
+        add %r2, 2048
+        mov %r3, 0
+        loop:
+        ldxb %r4, [%r1]
+        stxb [%r2], %r4
+        add %r1, 1
+        add %r2, 1
+        add %r3, 1
+        jlt %r3, 2048, loop
+        mov %r0, %r3
+        exit
+        """
+    )
+    verdict = bounded(len(code) // 8)
+    address = ctypes.addressof(source)
+    ran = execute(code, tier=tier, vectors=vectors, ctx=address, verdict=verdict)
+    assert ran.r0 == 2048
+    assert bytes(source)[2048:] == bytes([1, 2, 3, 4] * 512)
+
+
+@variants
+def test_loads_through_kernel_addresses_are_fault_safe(tier, vectors):
+    """The verifier's kind `probed`: the load goes through bpf_probe_read_kernel, which gives 0 for a bad address."""
+    from workbench.runtime.verifier.kinds import PROBED
+
+    asked = []
+
+    @HELPER
+    def probe_read_kernel(run, to, size, address, *rest):
+        asked.append((size, address))
+        ctypes.memmove(to, (0x1122334455667788).to_bytes(8, "little"), size)
+        return 0
+
+    for size, opcode, expected in (
+        (8, op.LDX | op.MEM | op.DW, 0x1122334455667788),
+        (4, op.LDX | op.MEM | op.W, 0x55667788),
+        (1, op.LDX | op.MEM | op.B, 0x88),
+        (1, op.LDX | op.MEMSX | op.B, 0xFFFFFFFFFFFFFF88),
+    ):
+        code = encode([Instruction(opcode, 0, 2, 16), EXIT])
+        verdict = bounded(2)
+        verdict.kinds[0, 2] = PROBED
+        given = {"tier": tier, "vectors": vectors, "helpers": {113: probe_read_kernel}}
+        assert execute(code, second=0xDEAD0000, verdict=verdict, **given).r0 == expected
+        assert asked.pop() == (size, 0xDEAD0010)
