@@ -37,9 +37,18 @@ class Announcement:
         self.path = path
         os.mkfifo(path)
 
+    @property
+    def line(self) -> str:
+        """A statement that announces: for the place from which on a signal must find the cell ready."""
+        return f"__import__('pathlib').Path({str(self.path)!r}).write_text(str(__import__('os').getpid()))"
+
     def cell(self, then: str) -> str:
         """Source of a cell that announces itself and goes on with `then`."""
-        return f"import os\nwith open({str(self.path)!r}, 'w') as f: f.write(str(os.getpid()))\n{then}"
+        return f"{self.line}\n{then}"
+
+    def cleaning_up(self, words: str) -> str:
+        """Source of a cell that announces itself, sleeps, and when interrupted prints `words`."""
+        return f"import time\ntry:\n    {self.line}\n    time.sleep(300)\nfinally: print({words})"
 
     def wait(self) -> int:
         """A pidfd of the announced kernel, readable once the kernel is dead."""

@@ -118,7 +118,7 @@ def test_signal_to_papermill(
     source = notebook(
         "1",
         "import subprocess\nchild = subprocess.Popen(['sleep', '300'])",
-        announcement.cell("import time\ntry: time.sleep(300)\nfinally: print('detached', child.pid)"),
+        announcement.cleaning_up("'detached', child.pid"),
         "3",
     )
     command = [sys.executable, "-m", "papermill", "--engine", "workbench", str(source), str(out)]

@@ -133,7 +133,7 @@ def test_stopped_and_resumed(
     number: signal.Signals, experiment: Path, notebook: NotebookMaker, announcement: Announcement, tmp_path: Path
 ) -> None:
     flag = tmp_path / "resumed"
-    body = announcement.cell("import time\ntry: time.sleep(300)\nfinally: print('detached')")
+    body = announcement.cleaning_up("'detached'")
     source = notebook(
         f"import os\nif n == 2 and not os.path.exists({str(flag)!r}):\n" + body.replace("\n", "\n  ").join(["  ", ""]),
         "1",
@@ -163,8 +163,8 @@ def test_stopped_and_resumed(
 def test_a_second_interrupt_kills(
     experiment: Path, notebook: NotebookMaker, announcement: Announcement, tmp_path: Path
 ) -> None:
-    ignores = "import ctypes, signal; signal.pthread_sigmask(signal.SIG_BLOCK, [2]); ctypes.PyDLL(None).sleep(300)"
-    source = notebook(announcement.cell(ignores), "1")
+    ignores = f"import signal, time; signal.signal(2, signal.SIG_IGN); {announcement.line}; time.sleep(300)"
+    source = notebook(ignores, "1")
     experiment.write_text(f"notebook: {source.name}\n")
     runner = start()
     kernel = announcement.wait()
@@ -181,7 +181,7 @@ def test_a_second_interrupt_kills(
 
 def test_killed(experiment: Path, notebook: NotebookMaker, announcement: Announcement, tmp_path: Path) -> None:
     """SIGKILL to the command: its worker notices, saves true statuses and takes the kernel along."""
-    source = notebook(announcement.cell("import time\ntry: time.sleep(300)\nfinally: print('detached')"), "1")
+    source = notebook(announcement.cleaning_up("'detached'"), "1")
     experiment.write_text(f"notebook: {source.name}\n")
     runner = start()
     kernel = announcement.wait()
