@@ -182,6 +182,18 @@ static void find_processor(void) {
 #endif
 }
 
+/* Emulators of Linux look at the operation before the mask, filters refuse calls: tried on a page that cannot be read. */
+static void find_probe(void) {
+    uint64_t good __attribute__((aligned(8))) = 0;
+    int64_t page = wb_system_call(SYS_mmap, 0, 4096, 0, 0x22, -1, 0);
+    if (page < 0 && page > -4096)
+        return;
+    for (uint32_t how = WB_PROBE_MASK; how <= WB_PROBE_READ && !wb_process.probe; how++)
+        if (!wb_probe(how, (uint64_t)page) && wb_probe(how, (uint64_t)&good))
+            wb_process.probe = how;
+    wb_system_call(SYS_munmap, page, 4096, 0, 0, 0, 0);
+}
+
 /* --- faults ------------------------------------------------------------------------------------------------------------------ */
 
 #if defined(__x86_64__)
@@ -312,8 +324,12 @@ WB_EXPORT int64_t wb_process_start(uint32_t with_handlers) {
         find_stack();
         find_namespace();
         find_processor();
+        find_probe();
         WB_STORE(&wb_process.started, 2);
     }
+    /* Another thread is at it; or this one was, and a signal handler is here: then it has to do without. */
+    for (int i = 0; i < 1000 && WB_LOAD(&wb_process.started) != 2; i++)
+        wb_system_call(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
     return with_handlers ? install() : 0;
 }
 

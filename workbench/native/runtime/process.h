@@ -23,12 +23,16 @@ struct wb_process {
     uint32_t has_rdpid;
     uint64_t tick_rate;       /* of the kernel's jiffies; 0 = unknown */
     uint64_t expiry;          /* processor ticks that a readable page is believed in */
+    uint32_t probe;           /* how pages are tried: WB_PROBE_* */
     uint64_t start_stack;     /* of the first thread, as in struct mm_struct */
     uint64_t pid_ns[2];       /* device and inode of /proc/self/ns/pid */
     uint32_t handlers;        /* 1 = our fault handlers are installed */
     uint32_t faults;          /* bad reads that our handler caught */
     struct wb_kernel_sigaction previous[2]; /* of SIGSEGV, SIGBUS: to chain to */
 };
+#define WB_PROBE_NONE 0 /* not at all: only reads that our handler would catch are done */
+#define WB_PROBE_MASK 1 /* rt_sigprocmask with an operation that does not exist, which Linux copies the mask for first */
+#define WB_PROBE_READ 2 /* process_vm_readv */
 extern struct wb_process wb_process;
 
 /* Fills wb_process; installs the fault handlers when asked. 0 or a negative errno. Safe to call again, from any thread. */

@@ -4,7 +4,8 @@
  * and does nothing else (rt_sigprocmask with an operation that does not exist: -EFAULT or -EINVAL; 0.1 us), and a small
  * cache per thread remembers such pages. A pointer to what was never mapped, or is PROT_NONE, or lies behind the end of
  * a mapped file, ends there: no fault happens, so nothing depends on who handles SIGSEGV. The cache is believed for
- * about a millisecond, because pages go away.
+ * about a millisecond, because pages go away. (Where the system call does not work so, under an emulator or a filter,
+ * another is found when the process starts.)
  *
  * The second catches those that went within that millisecond: the loads are a few instructions whose addresses are
  * known, and the handler of SIGSEGV and SIGBUS (process.c) leads them out. It fails if the thread blocks the signal or
@@ -105,11 +106,11 @@ extern char wb_raw_end[] __attribute__((visibility("hidden")));
 extern char wb_raw_failed[] __attribute__((visibility("hidden")));
 
 bool wb_safe_recover(void *ucontext) {
-    /* ucontext: flags, link, stack (40 bytes), then struct sigcontext; aarch64 has 128 bytes of mask and padding. */
+    /* ucontext: flags, link, stack (40 bytes), then struct sigcontext; aarch64 has 128 bytes of mask, aligned to 16. */
 #if defined(__x86_64__)
     uint64_t *pc = (uint64_t *)((uint8_t *)ucontext + 40 + 16 * 8);
 #else
-    uint64_t *pc = (uint64_t *)((uint8_t *)ucontext + 168 + 8 + 32 * 8);
+    uint64_t *pc = (uint64_t *)((uint8_t *)ucontext + 176 + 8 + 32 * 8);
 #endif
     if (*pc < (uint64_t)wb_raw_begin || *pc >= (uint64_t)wb_raw_end)
         return false;
@@ -117,17 +118,18 @@ bool wb_safe_recover(void *ucontext) {
     return true;
 }
 
-/* Whether the page can be read, by copying its first 8 bytes into the kernel and no further. */
-static bool readable(uint64_t page) {
-    int64_t answer = wb_system_call(SYS_rt_sigprocmask, HOW_NONE, (int64_t)page, 0, 8, 0, 0);
-    if (answer == -WB_EINVAL)
-        return true;
-    if (answer == -WB_EFAULT)
-        return false;
-    /* A filter of system calls that does not let this pass: the call made for reading. */
-    uint64_t byte = 0, local[2] = {(uint64_t)&byte, 1}, remote[2] = {page, 1};
+bool wb_probe(uint32_t how, uint64_t address) {
+    if (how == WB_PROBE_MASK)
+        return wb_system_call(SYS_rt_sigprocmask, HOW_NONE, (int64_t)address, 0, 8, 0, 0) == -WB_EINVAL;
+    uint64_t word = 0, local[2] = {(uint64_t)&word, 8}, remote[2] = {address, 8};
     int64_t pid = wb_system_call(SYS_getpid, 0, 0, 0, 0, 0, 0);
-    return wb_system_call(SYS_process_vm_readv, pid, (int64_t)local, 1, (int64_t)remote, 1, 0) == 1;
+    return wb_system_call(SYS_process_vm_readv, pid, (int64_t)local, 1, (int64_t)remote, 1, 0) == 8;
+}
+
+static bool readable(const struct wb_thread *thread, uint64_t page) {
+    if (wb_process.probe == WB_PROBE_NONE)
+        return thread && thread->armed;
+    return wb_probe(wb_process.probe, page);
 }
 
 static void empty(struct wb_thread *thread, uint64_t now) {
@@ -155,7 +157,7 @@ static bool page_ok(struct wb_thread *thread, uint64_t page) {
     uint64_t *entry = thread ? &thread->pages[page / PAGE % WB_PAGES] : 0;
     if (entry && *entry == name)
         return true;
-    if (!readable(page))
+    if (!readable(thread, page))
         return false;
     if (entry)
         *entry = name;

@@ -8,4 +8,7 @@
  * returns an error, and the handler has only to return. */
 bool wb_safe_recover(void *ucontext);
 
+/* Whether 8 bytes at an aligned address can be read, asked in one of the ways WB_PROBE_*. */
+bool wb_probe(uint32_t how, uint64_t address);
+
 #endif
