@@ -26,6 +26,7 @@ __all__ = (
     "PACKET_META",
     "PROBED",
     "STACK",
+    "UNKNOWN_OFFSET",
     "join",
 )
 

@@ -135,6 +135,9 @@ class Walk:
         visits = self.visits
         seen = self.seen
         while True:
+            if self.shortest and self._todo and self._todo[0][0] < state.steps:
+                self._push(state)
+                return
             slot = state.slot
             if slot in joins and self._visited(state):
                 self._end(state)
@@ -179,9 +182,6 @@ class Walk:
                 if other.checkpoint is not None:
                     other.checkpoint.branches += 1
                 self._push(other)
-            if self.shortest and self._todo and self._todo[0][0] < state.steps:
-                self._push(state)
-                return
 
     def _end(self, state: State) -> None:
         kept = state.checkpoint

@@ -7,12 +7,46 @@ from hypothesis import strategies as st
 
 from workbench.runtime.isa import opcodes as op
 from workbench.runtime.verifier import tnum
-from workbench.runtime.verifier.arithmetic import _concrete, arithmetic, byte_swap, move_signed, truncate
+from workbench.runtime.verifier.arithmetic import (
+    _concrete,
+    arithmetic,
+    byte_swap,
+    move_signed,
+    truncate,
+)
 from workbench.runtime.verifier.comparison import compare, decided, refine
 from workbench.runtime.verifier.scalar import M32, M64, Scalar, constant, join, make
 
-_EDGES = [0, 1, 2, 7, 31, 32, 63, 64, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, M32, M32 + 1]
-_EDGES += [(1 << 63) - 1, 1 << 63, M64, M64 - 1, M64 - 31, 0xFFFFFFFF80000000, 0xFFFFFFFF00000000, -4096 & M64]
+_EDGES = [
+    0,
+    1,
+    2,
+    7,
+    31,
+    32,
+    63,
+    64,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    M32,
+    M32 + 1,
+]
+_EDGES += [
+    (1 << 63) - 1,
+    1 << 63,
+    M64,
+    M64 - 1,
+    M64 - 31,
+    0xFFFFFFFF80000000,
+    0xFFFFFFFF00000000,
+    -4096 & M64,
+]
 numbers = st.one_of(
     st.sampled_from(_EDGES),
     st.integers(0, M64),
@@ -59,7 +93,19 @@ OPERATIONS = [
     (op.MOD, True), (op.AND, False), (op.OR, False), (op.XOR, False), (op.LSH, False), (op.RSH, False),
     (op.ARSH, False), (op.NEG, False),
 ]  # fmt: skip
-JUMPS = [op.JEQ, op.JNE, op.JGT, op.JGE, op.JLT, op.JLE, op.JSGT, op.JSGE, op.JSLT, op.JSLE, op.JSET]
+JUMPS = [
+    op.JEQ,
+    op.JNE,
+    op.JGT,
+    op.JGE,
+    op.JLT,
+    op.JLE,
+    op.JSGT,
+    op.JSGE,
+    op.JSLT,
+    op.JSLE,
+    op.JSET,
+]
 
 
 @seed(1)
@@ -130,7 +176,9 @@ def test_tnum_operations(x: int, y: int, unknown_x: int, unknown_y: int) -> None
     assert holds(tnum.bit_or(a, b), x | y)
     assert holds(tnum.bit_xor(a, b), x ^ y)
     low, high = min(x, y), max(x, y)
-    assert holds(tnum.from_range(low, high), low) and holds(tnum.from_range(low, high), (low + high) // 2)
+    assert holds(tnum.from_range(low, high), low) and holds(
+        tnum.from_range(low, high), (low + high) // 2
+    )
     assert tnum.within(tnum.union(a, b), a) and tnum.within(tnum.union(a, b), b)
 
 
