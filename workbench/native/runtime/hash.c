@@ -6,7 +6,7 @@
  */
 #include "hash.h"
 
-#define ANY 0u
+#define INLINE static inline __attribute__((always_inline))
 #define NOEXIST 1u
 #define EXIST 2u
 #define F_LOCK 4u
@@ -22,7 +22,7 @@ struct place {
 
 /* --- reading ------------------------------------------------------------------------------------------------------- */
 
-static inline bool is_key(const struct wb_map *map, uint64_t word, const void *key) {
+INLINE bool is_key(const struct wb_map *map, uint64_t word, const void *key) {
     uint32_t index = WB_WORD_SLOT(word);
     return index && index < wb_slots(map) && wb_same_key(map, key, wb_slot_key(wb_slot(map, index)));
 }
@@ -45,7 +45,7 @@ static inline uint64_t matches(uint64_t bytes, uint64_t hash) {
     return (x - WB_ONES) & ~x & WB_HIGHS;
 }
 
-static inline uint32_t find(const struct wb_map *map, const void *key, uint64_t hash) {
+INLINE uint32_t find(const struct wb_map *map, const void *key, uint64_t hash) {
     const struct wb_bucket *bucket = wb_bucket(map, hash);
     uint64_t bytes = WB_LOAD(&bucket->bytes);
     for (uint64_t left = matches(bytes, hash); left; left &= left - 1) {
@@ -99,7 +99,7 @@ static void *percpu_lookup(struct wb_run *run, struct wb_map *map, const void *k
 
 /* --- writing ------------------------------------------------------------------------------------------------------- */
 
-static int64_t begin(struct wb_run *run, struct wb_map *map, struct wb_block **block) {
+INLINE int64_t begin(struct wb_run *run, struct wb_map *map, uint64_t hash, struct wb_block **block) {
     if (!run->self)
         return -EINVAL;
     struct wb_block *mine = *block = wb_block(map, run->owner);
@@ -111,20 +111,20 @@ static int64_t begin(struct wb_run *run, struct wb_map *map, struct wb_block **b
         }
         if (mine->busy)
             return -EBUSY;
-        WB_STORE(&mine->busy, 1);
+        WB_STORE(&mine->state, WB_BUSY | (((uint32_t)hash & map->mask) + 1));
         __atomic_signal_fence(__ATOMIC_SEQ_CST);
         if (__builtin_expect(run->flags & WB_RUN_FENCE, 0))
             __atomic_thread_fence(__ATOMIC_SEQ_CST);
         if (__builtin_expect(!WB_LOAD(&mine->guard), 1))
             return 0;
-        WB_STORE(&mine->busy, 0);
+        WB_STORE(&mine->state, 0);
         int64_t error = wb_block_adopt(run, map, mine);
         if (error)
             return error;
     }
 }
 
-static inline void finish(struct wb_block *mine) { WB_STORE(&mine->busy, 0); }
+static inline void finish(struct wb_block *mine) { WB_STORE(&mine->state, 0); }
 
 static int64_t lock_contended(struct wb_run *run, struct wb_map *map, uint64_t *head) {
     for (uint32_t turn = 0; wb_wait(&turn);) {
@@ -140,10 +140,12 @@ static int64_t lock_contended(struct wb_run *run, struct wb_map *map, uint64_t *
     return -EBUSY;
 }
 
-static inline int64_t lock(struct wb_run *run, struct wb_map *map, struct wb_block *mine, uint64_t hash,
+INLINE int64_t lock(struct wb_run *run, struct wb_map *map, struct wb_block *mine, uint64_t hash,
                            struct place *place) {
     uint64_t *head = (place->bucket = wb_bucket(map, hash))->way, word = WB_PEEK(head);
-    WB_STORE(&mine->bucket, ((uint32_t)hash & map->mask) + 1);
+    uint32_t bucket = ((uint32_t)hash & map->mask) + 1;
+    if (mine->bucket != bucket)
+        WB_STORE(&mine->bucket, bucket);
     if (__builtin_expect(WB_WORD_OWNER(word) || !wb_exchange(head, word, word | (uint64_t)run->owner << 52), 0)) {
         int64_t error = lock_contended(run, map, head);
         if (error) {
@@ -156,7 +158,7 @@ static inline int64_t lock(struct wb_run *run, struct wb_map *map, struct wb_blo
     return 0;
 }
 
-static inline void unlock(struct wb_block *mine, const struct place *place) {
+INLINE void unlock(struct wb_block *mine, const struct place *place) {
     WB_STORE(place->bucket->way, place->head);
     WB_STORE(&mine->bucket, 0);
 }
@@ -178,7 +180,7 @@ static void seek_in_chain(const struct wb_map *map, const void *key, uint32_t sl
     }
 }
 
-static inline void seek(const struct wb_map *map, const void *key, uint64_t hash, struct place *place) {
+INLINE void seek(const struct wb_map *map, const void *key, uint64_t hash, struct place *place) {
     uint64_t bytes = WB_PEEK(&place->bucket->bytes);
     place->slot = 0;
     for (uint64_t left = matches(bytes, hash); left; left &= left - 1) {
@@ -208,7 +210,7 @@ static void seek_slot(const struct wb_map *map, uint32_t slot, struct place *pla
 
 /* A free way for a new entry, or the beginning of the chain; its byte is set before the entry is there. Returns the word
  * that the new slot goes before. */
-static inline uint64_t open_way(struct place *place, uint64_t hash) {
+INLINE uint64_t open_way(struct place *place, uint64_t hash) {
     struct wb_bucket *bucket = place->bucket;
     uint64_t bytes = WB_PEEK(&bucket->bytes), free = ~bytes & WB_HIGHS;
     uint32_t way = free ? (uint32_t)__builtin_ctzll(free) / 8 : 0;
@@ -238,10 +240,11 @@ static inline void close_way(struct place *place) {
     WB_STORE(&bucket->bytes, bytes);
 }
 
-/* Arm the record, store the one word that makes the operation happen, bring the block up to date, unlock. */
-static inline void commit(struct wb_run *run, struct wb_map *map, struct wb_block *mine, struct place *place,
-                          uint64_t word, uint32_t taken, uint32_t retired, uint32_t credits) {
-    uint32_t count = mine->count, head = WB_PEEK(&mine->head), tail = WB_PEEK(&mine->tail), link = 0;
+/* Arm the record, store the one word that makes the operation happen, bring the block up to date, unlock; the block's
+ * state is `state` then. */
+INLINE void commit(struct wb_run *run, struct wb_map *map, struct wb_block *mine, struct place *place,
+                          uint64_t word, uint32_t taken, uint32_t retired, uint32_t credits, uint64_t state) {
+    uint32_t count = mine->queue.count, head = WB_PEEK(&mine->queue.head), tail = WB_PEEK(&mine->queue.tail), link = 0;
     if (taken) {
         head = WB_PEEK(&wb_slot(map, taken)->link);
         count--;
@@ -254,43 +257,43 @@ static inline void commit(struct wb_run *run, struct wb_map *map, struct wb_bloc
         tail = retired;
         count++;
     }
+    /* An exchange waits for all stores before it, so they are few: pairs of fields at once. */
+    struct wb_queue after = {{{head, tail, count, credits}}};
     mine->word_at = (uint64_t)((uint8_t *)place->word - map->segment);
     mine->word = word;
-    mine->head_after = head;
-    mine->tail_after = tail;
-    mine->count_after = count;
-    mine->credits_after = credits;
+    mine->after = after;
     mine->link_slot = link;
     mine->link_after = retired;
     mine->retired = retired;
-    WB_STORE(&mine->armed, 1);
+    WB_STORE(&mine->state, WB_BUSY | WB_ARMED | ((uint32_t)(place->bucket - wb_bucket(map, 0)) + 1));
     bool is_head = place->word == place->bucket->way;
     if (is_head) {
         place->head = word;
-        word |= (uint64_t)run->owner << 52;
+        if (!taken) /* the byte of the way is cleared before the bucket is unlocked */
+            word |= (uint64_t)run->owner << 52;
     }
     WB_STORE(place->word, word);
     if (retired)
         WB_PUT(&wb_slot(map, retired)->stamp, WB_LOAD(map->space->epoch));
     if (link)
         WB_PUT(&wb_slot(map, link)->link, retired);
-    mine->head = head;
-    mine->tail = tail;
-    mine->count = count;
-    mine->credits = credits;
-    WB_STORE(&mine->armed, 0);
+    WB_STORE(&mine->queue.halves[0], after.halves[0]); /* not before the word is stored */
+    WB_STORE(&mine->queue.halves[1], after.halves[1]);
     if (!taken)
         close_way(place);
-    unlock(mine, place);
+    if (!taken || !is_head)
+        WB_STORE(place->bucket->way, place->head);
+    WB_STORE(&mine->state, state);
     if (taken && head < wb_slots(map)) { /* what the next update writes to */
         __builtin_prefetch(wb_slot(map, head), 1);
         __builtin_prefetch((uint8_t *)wb_slot(map, head) + WB_LINE, 1);
     }
 }
 
-static void erase_at(struct wb_run *run, struct wb_map *map, struct wb_block *mine, struct place *place) {
+static void erase_at(struct wb_run *run, struct wb_map *map, struct wb_block *mine, struct place *place,
+                     uint64_t state) {
     uint64_t after = WB_PEEK(&wb_slot(map, place->slot)->next);
-    commit(run, map, mine, place, WB_WORD_PLAIN(after), 0, place->slot, mine->credits + 1);
+    commit(run, map, mine, place, WB_WORD_PLAIN(after), 0, place->slot, mine->queue.credits + 1, state);
 }
 
 /* The first entry of a bucket that was not looked up since the hand passed; unmarks those before it. */
@@ -324,7 +327,7 @@ static int64_t evict(struct wb_run *run, struct wb_map *map, struct wb_block *mi
             return error;
         seek_slot(map, index, &place);
         if (place.slot) {
-            erase_at(run, map, mine, &place);
+            erase_at(run, map, mine, &place, WB_BUSY);
             return 0;
         }
         unlock(mine, &place);
@@ -341,9 +344,9 @@ static int64_t room(struct wb_run *run, struct wb_map *map, struct wb_block *min
     return error;
 }
 
-static inline int64_t ready(struct wb_run *run, struct wb_map *map, struct wb_block *mine) {
-    uint32_t head = WB_PEEK(&mine->head);
-    if (__builtin_expect(mine->count && head && head < wb_slots(map) &&
+INLINE int64_t ready(struct wb_run *run, struct wb_map *map, struct wb_block *mine) {
+    uint32_t head = WB_PEEK(&mine->queue.head);
+    if (__builtin_expect(mine->queue.count && head && head < wb_slots(map) &&
                              WB_PEEK(&wb_slot(map, head)->stamp) < mine->horizon,
                          1))
         return 0;
@@ -366,7 +369,7 @@ static void fill_percpu(struct wb_map *map, uint32_t slot, const uint8_t *value,
     }
 }
 
-static inline int64_t put(struct wb_run *run, struct wb_map *map, const void *key, const void *value,
+INLINE int64_t put(struct wb_run *run, struct wb_map *map, const void *key, const void *value,
                           uint64_t flags, bool percpu, bool all) {
     struct wb_block *mine;
     if (__builtin_expect(flags > EXIST, 0)) /* BPF_F_LOCK needs a lock in the value, which is refused elsewhere */
@@ -381,7 +384,7 @@ static inline int64_t put(struct wb_run *run, struct wb_map *map, const void *ke
             return 0;
         }
     }
-    int64_t error = begin(run, map, &mine);
+    int64_t error = begin(run, map, hash, &mine);
     if (error)
         return error;
     for (int tries = 0; tries < 64; tries++) {
@@ -400,13 +403,13 @@ static inline int64_t put(struct wb_run *run, struct wb_map *map, const void *ke
             unlock(mine, &place);
             break;
         }
-        if (!old && !mine->credits) {
+        if (!old && !mine->queue.credits) {
             unlock(mine, &place);
             if ((error = room(run, map, mine)))
                 break;
             continue;
         }
-        uint32_t index = WB_PEEK(&mine->head);
+        uint32_t index = WB_PEEK(&mine->queue.head);
         if (__builtin_expect(index >= wb_slots(map), 0)) { /* somebody writes to the segment as it likes */
             unlock(mine, &place);
             error = -ENOMEM;
@@ -420,8 +423,8 @@ static inline int64_t put(struct wb_run *run, struct wb_map *map, const void *ke
             wb_move((uint8_t *)slot + wb_value_at(map), value, map->value_size);
         slot->used = 0;
         WB_PUT(&slot->next, old ? WB_PEEK(&wb_slot(map, old)->next) : open_way(&place, hash));
-        commit(run, map, mine, &place, index, index, old, mine->credits - !old);
-        break;
+        commit(run, map, mine, &place, index, index, old, mine->queue.credits - !old, 0);
+        return 0;
     }
     finish(mine);
     return error;
@@ -454,16 +457,17 @@ static void copy_out(struct wb_map *map, uint32_t slot, uint8_t *value) {
 static int64_t remove_key(struct wb_run *run, struct wb_map *map, const void *key, uint8_t *value) {
     struct wb_block *mine;
     struct place place;
-    int64_t error = begin(run, map, &mine);
+    uint64_t hash = wb_key_hash(map, key);
+    int64_t error = begin(run, map, hash, &mine);
     if (error)
         return error;
-    uint64_t hash = wb_key_hash(map, key);
     if (!(error = lock(run, map, mine, hash, &place))) {
         seek(map, key, hash, &place);
         if (place.slot) {
             if (value)
                 copy_out(map, place.slot, value);
-            erase_at(run, map, mine, &place);
+            erase_at(run, map, mine, &place, 0);
+            return 0;
         } else {
             unlock(mine, &place);
             error = -ENOENT;

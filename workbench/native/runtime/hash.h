@@ -47,21 +47,36 @@ struct wb_slot {
     uint32_t used;  /* LRU: looked up since the hand passed */
 };                  /* then the key, and at hash->value the value (not of per-CPU types) */
 
+/* Slots, free or in quarantine, by their links; and how many entries their owner may insert. */
+struct wb_queue {
+    union {
+        struct {
+            uint32_t head, tail, count, credits;
+        };
+        uint64_t halves[2];
+    };
+};
+
 struct wb_block {
-    uint32_t busy;       /* 1 the owner is inside an operation, 2 and looks for slots or credits */
-    uint32_t generation; /* of the participant whose block it is */
-    uint64_t guard;      /* name of who works on the block in the owner's place */
-    uint32_t head, tail, count, credits;
-    uint32_t bucket; /* + 1: its head may be locked by the owner */
-    uint32_t armed;  /* the record below counts: 1 an operation, 2 a transfer from another block */
+    union {
+        uint64_t state; /* all three in one store */
+        struct {
+            uint32_t bucket; /* + 1: its head may be locked by the owner */
+            uint16_t armed;  /* the record below counts: 1 an operation, 2 a transfer from another block */
+            uint16_t busy;   /* 1 the owner is inside an operation, 2 and looks for slots or credits */
+        };
+    };
+    uint64_t guard; /* name of who works on the block in the owner's place */
+    struct wb_queue queue;
+    uint32_t generation, unused; /* of the participant whose block it is */
     uint64_t horizon; /* slots stamped below are free */
     uint64_t spare[2];
     /* The record: what the word, this block and the source become. */
     uint64_t word_at, word;
-    uint32_t head_after, tail_after, count_after, credits_after;
+    struct wb_queue after;
     uint32_t link_slot, link_after; /* slot 0: no link changes */
     uint32_t retired;               /* slot to be stamped */
-    uint32_t source, source_head, source_count, source_credits, unused;
+    uint32_t source, source_head, source_count, source_credits, more;
 };
 
 struct wb_hash_header {
@@ -76,6 +91,9 @@ struct wb_hash {
     uint64_t row;                                  /* bytes of one CPU's row */
     uint32_t buckets, count, stride, value, batch;
 };
+
+#define WB_BUSY (1ull << 48) /* of wb_block.state */
+#define WB_ARMED (1ull << 32)
 
 #define WB_WORD_SLOT(w) ((uint32_t)(w))
 #define WB_WORD_OWNER(w) ((uint32_t)((w) >> 52))
@@ -138,6 +156,10 @@ static inline uint64_t wb_key_hash(const struct wb_map *map, const void *key) {
     const uint8_t *at = key;
     uint32_t size = WB_KEY_SIZE(map);
     uint64_t hash = map->reserved[WB_HASH_SEED], word;
+    if (__builtin_expect(size == 8, 1)) {
+        __builtin_memcpy(&word, at, 8);
+        return wb_mix(hash ^ word, 0x9e3779b97f4a7c15ull);
+    }
     for (; size >= 8; size -= 8, at += 8) {
         __builtin_memcpy(&word, at, 8);
         hash = wb_mix(hash ^ word, 0x9e3779b97f4a7c15ull);

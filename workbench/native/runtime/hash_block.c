@@ -41,14 +41,11 @@ void wb_block_apply(struct wb_map *map, struct wb_block *block) {
         WB_PUT(&wb_slot(map, link)->link, block->link_after);
     if (block->armed == 2) {
         struct wb_block *source = wb_block(map, WB_PEEK(&block->source));
-        source->head = block->source_head;
-        source->count = block->source_count;
-        source->credits = block->source_credits;
+        source->queue.head = block->source_head;
+        source->queue.count = block->source_count;
+        source->queue.credits = block->source_credits;
     }
-    block->head = block->head_after;
-    block->tail = block->tail_after;
-    block->count = block->count_after;
-    block->credits = block->credits_after;
+    block->queue = block->after;
 }
 
 static bool committed(struct wb_map *map, const struct wb_block *block, uint32_t number, uint64_t *head) {
@@ -131,11 +128,11 @@ int64_t wb_block_adopt(struct wb_run *run, struct wb_map *map, struct wb_block *
 /* With the source's guard held and its owner not busy: up to `slots` slots and `credits` credits into `mine`. */
 static bool move(struct wb_map *map, struct wb_block *mine, uint32_t number, uint32_t slots, uint32_t credits) {
     struct wb_block *source = wb_block(map, number);
-    uint32_t total = wb_slots(map), taken = 0, last = 0, at = WB_PEEK(&source->head);
-    if (credits > source->credits)
-        credits = source->credits;
-    if (slots > source->count)
-        slots = source->count;
+    uint32_t total = wb_slots(map), taken = 0, last = 0, at = WB_PEEK(&source->queue.head);
+    if (credits > source->queue.credits)
+        credits = source->queue.credits;
+    if (slots > source->queue.count)
+        slots = source->queue.count;
     uint32_t begin = at;
     for (; taken < slots && at && at < total; taken++) {
         last = at;
@@ -145,16 +142,16 @@ static bool move(struct wb_map *map, struct wb_block *mine, uint32_t number, uin
         slots = 0; /* a damaged queue */
     if (!taken && !credits)
         return false;
-    mine->link_slot = taken && mine->count ? last : 0;
-    mine->link_after = mine->head;
-    mine->head_after = taken ? begin : mine->head;
-    mine->tail_after = taken && !mine->count ? last : mine->tail;
-    mine->count_after = mine->count + taken;
-    mine->credits_after = mine->credits + credits;
+    mine->link_slot = taken && mine->queue.count ? last : 0;
+    mine->link_after = mine->queue.head;
+    mine->after.head = taken ? begin : mine->queue.head;
+    mine->after.tail = taken && !mine->queue.count ? last : mine->queue.tail;
+    mine->after.count = mine->queue.count + taken;
+    mine->after.credits = mine->queue.credits + credits;
     mine->source = number;
-    mine->source_head = taken ? at : source->head;
-    mine->source_count = source->count - taken;
-    mine->source_credits = source->credits - credits;
+    mine->source_head = taken ? at : source->queue.head;
+    mine->source_count = source->queue.count - taken;
+    mine->source_credits = source->queue.credits - credits;
     mine->retired = 0;
     __atomic_fetch_add(&wb_header(map)->moves, 1, __ATOMIC_SEQ_CST);
     WB_STORE(&mine->armed, 2);
@@ -187,8 +184,8 @@ static bool steal(struct wb_run *run, struct wb_map *map, struct wb_block *mine,
                     break;
                 }
         }
-        slots = slots && source->count ? (source->count + 1) / 2 < slots ? (source->count + 1) / 2 : slots : 0;
-        credits = credits && source->credits ? (source->credits + 1) / 2 : 0;
+        slots = slots && source->queue.count ? (source->queue.count + 1) / 2 < slots ? (source->queue.count + 1) / 2 : slots : 0;
+        credits = credits && source->queue.credits ? (source->queue.credits + 1) / 2 : 0;
     }
     if (quiet)
         moved = move(map, mine, number, slots, credits);
@@ -197,8 +194,8 @@ static bool steal(struct wb_run *run, struct wb_map *map, struct wb_block *mine,
 }
 
 static bool ripe(struct wb_map *map, const struct wb_block *mine) {
-    uint32_t head = WB_PEEK(&mine->head);
-    return mine->count && head && head < wb_slots(map) && WB_PEEK(&wb_slot(map, head)->stamp) < mine->horizon;
+    uint32_t head = WB_PEEK(&mine->queue.head);
+    return mine->queue.count && head && head < wb_slots(map) && WB_PEEK(&wb_slot(map, head)->stamp) < mine->horizon;
 }
 
 /* Make the first slot of the queue free for use.
@@ -209,14 +206,14 @@ static bool ripe(struct wb_map *map, const struct wb_block *mine) {
  * of the reserve and of the unused entries comes next, then other threads' slots, then waiting, then -ENOMEM. */
 int64_t wb_block_slots(struct wb_run *run, struct wb_map *map, struct wb_block *mine) {
     uint32_t batch = wb_hash_batch(map), some = batch < CHUNK ? batch : CHUNK;
-    if (mine->count < 3 * batch && steal(run, map, mine, 0, some, 0) && ripe(map, mine))
+    if (mine->queue.count < 3 * batch && steal(run, map, mine, 0, some, 0) && ripe(map, mine))
         return 0;
     for (uint32_t turn = 0;;) {
         uint64_t others = wb_grace(run, true), own = WB_PEEK(&run->self->epoch);
         mine->horizon = own && own - 1 < others ? own - 1 : others;
         if (ripe(map, mine))
             return 0;
-        if (mine->count >= 3 * batch || turn > 2) {
+        if (mine->queue.count >= 3 * batch || turn > 2) {
             mine->horizon = others;
             if (ripe(map, mine))
                 return 0;
@@ -225,7 +222,7 @@ int64_t wb_block_slots(struct wb_run *run, struct wb_map *map, struct wb_block *
             return 0;
         uint32_t highest = WB_LOAD(&wb_shared(map->space)->highest);
         for (uint32_t i = 1; i <= highest && i < WB_PARTICIPANTS; i++)
-            if (WB_PEEK(&wb_block(map, i)->count) && steal(run, map, mine, i, batch, 0) && ripe(map, mine))
+            if (WB_PEEK(&wb_block(map, i)->queue.count) && steal(run, map, mine, i, batch, 0) && ripe(map, mine))
                 return 0;
         if (turn < SPINS)
             turn = SPINS;
@@ -239,7 +236,7 @@ int64_t wb_block_slots(struct wb_run *run, struct wb_map *map, struct wb_block *
 int64_t wb_block_credits(struct wb_run *run, struct wb_map *map, struct wb_block *mine) {
     for (uint32_t turn = 0; wb_wait(&turn);) {
         uint64_t moves = WB_LOAD(&wb_header(map)->moves);
-        uint32_t stored = WB_LOAD(&wb_block(map, 0)->credits), wanted = stored / 4;
+        uint32_t stored = WB_LOAD(&wb_block(map, 0)->queue.credits), wanted = stored / 4;
         wanted = wanted < 1 ? 1 : wanted > 64 ? 64 : wanted;
         if (stored && steal(run, map, mine, 0, 0, wanted))
             return 0;
@@ -251,7 +248,7 @@ int64_t wb_block_credits(struct wb_run *run, struct wb_map *map, struct wb_block
                 continue;
             if (WB_LOAD(&other->busy) && wb_owner_dead(map, i))
                 wb_block_reap(run, map, i, 0);
-            uint32_t theirs = WB_LOAD(&other->credits);
+            uint32_t theirs = WB_LOAD(&other->queue.credits);
             if (theirs && steal(run, map, mine, i, 0, 1))
                 return 0;
             some |= theirs || WB_LOAD(&other->armed) == 2;

@@ -86,10 +86,10 @@ int64_t wb_hash_format(struct wb_segment *segment) {
         ((struct wb_slot *)(base + layout.slots + (uint64_t)i * layout.stride))->link =
             i + 1 < layout.count ? i + 1 : 0;
     struct wb_block *store = (struct wb_block *)(base + layout.blocks);
-    store->head = 1;
-    store->tail = layout.count - 1;
-    store->count = layout.count - 1;
-    store->credits = segment->max_entries;
+    store->queue.head = 1;
+    store->queue.tail = layout.count - 1;
+    store->queue.count = layout.count - 1;
+    store->queue.credits = segment->max_entries;
     return 0;
 }
 

@@ -90,8 +90,8 @@ def problems(made: Map) -> list[str]:
             queue.append(index)
             index = links[index]
         np.add.at(seen, queue, 1)
-        if block[0] or block[2] or block[3] or block[9]:
-            found.append(f"block {number} is in use: busy {block[0]}, armed {block[9]}")
+        if any(block[:4]):
+            found.append(f"block {number} is in use: state {block[:2]}, guard {block[2:4]}")
     wrong = np.flatnonzero(seen[1:] != 1) + 1
     if len(wrong):
         found.append(
