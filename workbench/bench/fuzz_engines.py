@@ -14,12 +14,13 @@ from workbench.bench.fuzz_builder import MAPS
 from workbench.bench.fuzz_programs import FuzzProgram
 from workbench.errors import MissingCapability
 from workbench.kernel.raw_program import KernelMap, KernelProgram
-from workbench.objects.linked import LinkedProgram
 from workbench.runtime.interpreter import Interpreter
 from workbench.runtime.interpreter.helpers import REFERENCE_HELPERS
 from workbench.runtime.interpreter.maps import ReferenceMap
 from workbench.runtime.jit.program import Program
+from workbench.runtime.lower import lower, native_xdp
 from workbench.runtime.maps import Space, current_run
+from workbench.runtime.verifier import Verdict
 
 __all__ = ("CompiledEngine", "Difference", "InterpreterEngine", "KernelEngine", "Result", "compare")
 
@@ -71,12 +72,14 @@ class Packet:
                 "no memory below 4 GiB", "the system places everything above it"
             )
 
-    def put(self, data: bytes) -> tuple[int, int]:
+    def put(self, data: bytes, *, lowered: bool = False) -> tuple[int, int]:
         """Addresses of context and packet; the packet ends at the end of the page, so that overruns are seen."""
         start = self.base + mmap.PAGESIZE - len(data)
         ctypes.memmove(start, data, len(data))
-        context = struct.pack("<6I", start, start + len(data), start, 1, 0, 0)
-        ctypes.memmove(self.base, context, _CONTEXT_BYTES)
+        end = start + len(data)
+        kernel = struct.pack("<6I", start, end, start, 1, 0, 0)
+        context = native_xdp(start, end) if lowered else kernel
+        ctypes.memmove(self.base, context, len(context))
         return self.base, start
 
     def close(self) -> None:
@@ -127,19 +130,21 @@ class CompiledEngine:
         self._execute.restype = ctypes.c_uint64
         self._execute.argtypes = [ctypes.c_void_p] * 3
 
-    def run(
-        self, one: FuzzProgram, verdict: Any = None, lowered: LinkedProgram | None = None
-    ) -> Result:
-        """One run with empty maps; only for programs that a verifier accepted."""
+    def run(self, one: FuzzProgram, verdict: Verdict | None = None) -> Result:
+        """One run with empty maps; only for programs that a verifier accepted.
+
+        With our verifier's verdict the program is lowered and compiled as for users; without, as it stands.
+        """
         for used, shape, zero in zip(self._maps, MAPS, self._zero, strict=True):
             for index in range(shape.max_entries if shape.type == 2 else 0):
                 used.update(index.to_bytes(4, "little"), zero)
             if shape.type != 2:
                 used.delete_many(used.table()[0])
-        program = Program(lowered or one.program, MAPS, self._maps, verdict, cached=False)
+        code = one.program if verdict is None else lower(one.program, verdict)
+        program = Program(code, MAPS, self._maps, verdict, cached=False)
         try:
             program.start(self.name)
-            context, packet = self._packet.put(one.packet)
+            context, packet = self._packet.put(one.packet, lowered=verdict is not None)
             r0 = self._execute(program.address, context, current_run(self._space))
         finally:
             program.close()
