@@ -214,17 +214,33 @@ class Body:
         self.emit(f"br i1 {test}, label %{go}, label %stopped{UNLIKELY_FALSE}")
         self.begin(go)
 
+    @property
+    def counting(self) -> bool:
+        """The function keeps what is left of the budget in its variable `%left`."""
+        return self.graph.start in self.unit.counting
+
+    def store_budget(self) -> None:
+        """Before a return, or a call that counts as well: what is left goes back to the run."""
+        if self.counting:
+            left = self.new("load i64, ptr %left")
+            self.emit(f"store i64 {left}, ptr {self.field_address('budget')}")
+
+    def fetch_budget(self) -> None:
+        """After a call that counts as well."""
+        if self.counting:
+            left = self.new(f"load i64, ptr {self.field_address('budget')}")
+            self.emit(f"store i64 {left}, ptr %left")
+
     def spend(self) -> None:
         """Count down the budget; when nothing is left, stop the run."""
         self.uses_stop = True
-        place = self.field_address("budget")
-        left = self.new(f"load i64, ptr {place}")
+        left = self.new("load i64, ptr %left")
         test = self.new(f"icmp eq i64 {left}, 0")
         go = self.fresh()
         self.emit(f"br i1 {test}, label %stop, label %{go}{UNLIKELY}")
         self.begin(go)
         less = self.new(f"add i64 {left}, -1")
-        self.emit(f"store i64 {less}, ptr {place}")
+        self.emit(f"store i64 {less}, ptr %left")
 
     def shaped(self, register: int, shape: int) -> str:
         """Operand of the register's value in the form that a block's phi has."""

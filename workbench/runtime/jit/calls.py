@@ -65,9 +65,13 @@ def _function(body: Body, start: int) -> None:
             operands.append(body.passed(register, as_address=as_address))
         else:
             operands.append("ptr undef" if as_address else "i64 undef")
+    stopping = start in body.unit.stopping
+    if stopping:
+        body.store_budget()
     result = body.new(f"call i64 @function_{start}({', '.join(operands)}, ptr %run)")
-    if start in body.unit.stopping:
+    if stopping:
         body.check_stopped()
+        body.fetch_budget()
     body.set_number(0, result)
 
 
@@ -87,9 +91,12 @@ def _helper(body: Body, number: int, arguments: int, as_address: bool) -> None:
         as_address = False
     else:
         kind, helper = "ptr" if as_address else "i64", helper_address(body, number)
+    if number in CALLBACK_HELPERS:
+        body.store_budget()
     result = body.new(f"call {kind} {helper}(ptr %run, {', '.join(operands)})")
     if number in CALLBACK_HELPERS:
         body.check_stopped()
+        body.fetch_budget()
     if as_address:
         body.set_address(0, result)
     else:
@@ -99,6 +106,7 @@ def _helper(body: Body, number: int, arguments: int, as_address: bool) -> None:
 def _numbered(body: Body, register: int) -> None:
     """A helper whose number is known at run time only; a number that is no helper gives 0."""
     number = body.number(register)
+    body.store_budget()
     operands = ", ".join(body.passed(r, as_address=False) for r in range(1, 6))
     known, call_it, done = body.fresh(), body.fresh(), body.fresh()
     table = body.new(f"load ptr, ptr {body.field_address('helpers')}{INVARIANT}")
@@ -115,6 +123,8 @@ def _numbered(body: Body, register: int) -> None:
     body.emit(f"br label %{done}")
     body.begin(done)
     body.set_number(0, body.new(f"phi i64 [0, %{before}], [0, %{known}], [{result}, %{call_it}]"))
+    body.check_stopped()
+    body.fetch_budget()
 
 
 def _tail_call(body: Body) -> None:
@@ -124,6 +134,7 @@ def _tail_call(body: Body) -> None:
     """
     operands = [body.passed(register, as_address=False) for register in (1, 2, 3)]
     context = body.address(1)
+    body.store_budget()
     own = body.new("load ptr, ptr %run")
     program_place = body.field_address("program")
     program = body.new(f"load ptr, ptr {program_place}")
@@ -152,6 +163,7 @@ def _loop(body: Body, start: int) -> None:
         and 0 <= int(rounds_word) <= _FREE_ROUNDS
         and start not in body.unit.stopping
     )
+    body.store_budget()
     bad = body.new(f"icmp ne i64 {flags}, 0")
     many = body.new(f"icmp ugt i64 {rounds}, {MAX_LOOPS}")
     wrong = body.new(f"or i1 {bad}, {many}")
@@ -209,3 +221,4 @@ def _loop(body: Body, start: int) -> None:
     body.emit(f"br label %{done}")
     body.begin(done)
     body.set_number(0, body.new(f"phi i64 [{code}, %{refused}], [{count}, %{last}]"))
+    body.fetch_budget()

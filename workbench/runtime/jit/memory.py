@@ -162,6 +162,7 @@ def packet_load(body: Body, one: Instruction) -> None:
     inside, outside = body.fresh(), body.fresh()
     body.emit(f"br i1 {test}, label %{inside}, label %{outside}")
     body.begin(outside)
+    body.store_budget()
     body.emit("ret i64 0")
     body.begin(inside)
     place = body.new(f"getelementptr i8, ptr {data}, i64 {wide}")

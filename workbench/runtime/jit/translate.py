@@ -14,7 +14,7 @@ from workbench.runtime.jit.arithmetic import arithmetic
 from workbench.runtime.jit.body import ZERO, Body, Exit, Value
 from workbench.runtime.jit.calls import call, call_register
 from workbench.runtime.jit.flow import Block
-from workbench.runtime.jit.layout import STOP_BUDGET
+from workbench.runtime.jit.layout import RUN_BYTES, STOP_BUDGET
 from workbench.runtime.jit.llvm import ENTRY
 from workbench.runtime.jit.memory import atomic, immediate, load, packet_load, store
 from workbench.runtime.jit.shape import ADDRESS, shapes
@@ -34,6 +34,7 @@ _JUMPS: Final = {
     op.JSLT: "slt",
     op.JSLE: "sle",
 }
+_RUN: Final = f"ptr noalias writable dereferenceable({RUN_BYTES}) %run"
 _TAIL: Final = """
 declare i16 @llvm.bswap.i16(i16)
 declare i32 @llvm.bswap.i32(i32)
@@ -121,6 +122,7 @@ def _block(body: Body, block: Block, arguments: dict[int, int]) -> Exit:
     targets = tuple(block.next)
     condition = ""
     if one.opcode == op.EXIT_OP:
+        body.store_budget()
         body.emit(f"ret i64 {body.number(0)}")
         targets = ()
     elif one.opcode == op.MAY_GOTO:
@@ -155,10 +157,9 @@ def _instruction(body: Body, one: Instruction, slot: int, arguments: dict[int, i
 
 def _may_goto(body: Body) -> str:
     """include/uapi/linux/bpf.h BPF_JCOND: jumps when the loop budget is used up, which does not end the program."""
-    place = body.field_address("budget")
-    left = body.new(f"load i64, ptr {place}")
+    left = body.new("load i64, ptr %left")
     rest = body.new(f"call i64 @llvm.usub.sat.i64(i64 {left}, i64 1)")
-    body.emit(f"store i64 {rest}, ptr {place}")
+    body.emit(f"store i64 {rest}, ptr %left")
     return body.new(f"icmp eq i64 {left}, 0")
 
 
@@ -235,6 +236,10 @@ def _assemble(
         lines.append("%stack = alloca [512 x i8], align 16")
     if body.uses_buffer:
         lines.append("%buffer = alloca i64")
+    if body.counting:
+        lines.append("%left = alloca i64")
+        body.lines = lines
+        body.fetch_budget()
     if start in phis:
         body.lines, body.label = lines, "entry"
         body.state = _entry_state(body, start)
@@ -254,17 +259,19 @@ def _assemble(
         lines.append("stop:")
         lines.append("%stop.place = getelementptr i8, ptr %run, i64 64")
         lines.append(f"store i32 {STOP_BUDGET}, ptr %stop.place")
+        lines.append("%stop.left = getelementptr i8, ptr %run, i64 16")
+        lines.append("store i64 0, ptr %stop.left")
         lines.append(f"ret i64 {body.stop_value}")
     if body.uses_stopped:
         lines += ["stopped:", f"ret i64 {body.stop_value}"]
     if start == 0:
-        head = f"define i64 @{ENTRY}(ptr %ctx, ptr noalias %run)"
+        head = f"define i64 @{ENTRY}(ptr %ctx, {_RUN})"
     else:
         typed = (
             f"{'ptr' if is_address else 'i64'} %r{register}"
             for register, is_address in enumerate(unit.parameters[start], 1)
         )
-        head = f"define internal i64 @function_{start}({', '.join(typed)}, ptr noalias %run)"
+        head = f"define internal i64 @function_{start}({', '.join(typed)}, {_RUN})"
     return "\n".join([f"{head} #0 {{", *lines, "}"])
 
 

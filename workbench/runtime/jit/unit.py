@@ -64,6 +64,8 @@ class Unit:
         Slots of backward jumps that count down the budget; None = all.
     stopping : set of int
         Functions in which a run can be cut short.
+    counting : set of int
+        Functions that count down the budget themselves; they keep it in a local variable meanwhile.
     callbacks : set of int
         Functions whose address is passed to a helper.
     inlined : dict of str to str
@@ -82,6 +84,7 @@ class Unit:
     probed: frozenset[tuple[int, int]]
     counted: frozenset[int] | None
     stopping: set[int] = field(default_factory=set)
+    counting: set[int] = field(default_factory=set)
     callbacks: set[int] = field(default_factory=set)
     inlined: dict[str, str] = field(default_factory=dict)
     bitcode: set[str] = field(default_factory=set)
@@ -121,17 +124,29 @@ def unit(
     for start in reversed(graphs):
         entry = entry_shapes(graphs[start], shapes)
         made.parameters[start] = tuple(entry[register] == ADDRESS for register in range(1, 6))
-        if _stops(made, graphs[start]):
+        if _counts(made, graphs[start]):
+            made.counting.add(start)
+        if start in made.counting or _stops(made, graphs[start]):
             made.stopping.add(start)
     return made
 
 
-def _stops(made: Unit, graph: Graph) -> bool:
+def _counts(made: Unit, graph: Graph) -> bool:
     for block in graph.blocks.values():
+        one = made.slots[block.last]
+        if one is not None and one.opcode == op.MAY_GOTO:
+            return True
         if any(made.counts(block.last, following) for following in block.next):
             return True
+    return False
+
+
+def _stops(made: Unit, graph: Graph) -> bool:
+    for block in graph.blocks.values():
         for slot in range(block.start, block.last + 1):
             one = made.slots[slot]
+            if one is not None and one.opcode == op.CALLX:
+                return True
             if one is None or one.opcode != op.CALL_IMM:
                 continue
             if one.src == op.CALL_LOCAL and slot + 1 + one.imm in made.stopping:
