@@ -6,8 +6,10 @@ Prints a JSON line before and after every program.
 from __future__ import annotations
 
 import json
+import random
 import signal
 import sys
+from dataclasses import replace
 from typing import Any
 
 from workbench.bench.fuzz_engines import (
@@ -79,6 +81,8 @@ class Judge:
                 who = "by us" if ours == "" else "by the kernel"
                 if ours == "" or trusted:
                     bugs.append(("accepted and faulting", f"accepted {who}: {fault.message}"))
+        if result is not None and ours == "":
+            self._other_packets(one, bugs)
         if result is not None and trusted:
             if peer is not None:
                 compared.append("kernel")
@@ -104,6 +108,17 @@ class Judge:
             "compared": compared,
             "bugs": bugs,
         }
+
+    def _other_packets(self, one: FuzzProgram, bugs: list[tuple[str, str]]) -> None:
+        """What we accept must not fault on any input."""
+        length = len(one.packet)
+        rng = random.Random(one.seed)
+        for packet in (bytes(length), b"\xff" * length, rng.randbytes(length), rng.randbytes(1)):
+            try:
+                self.interpreter.run(replace(one, packet=packet))
+            except ProgramFault as fault:
+                bugs.append(("accepted and faulting", f"{fault.message}, packet {packet.hex()}"))
+                return
 
     def _ours(
         self, one: FuzzProgram, bugs: list[tuple[str, str]]
