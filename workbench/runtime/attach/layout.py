@@ -14,6 +14,7 @@ __all__ = (
     "FRAMES",
     "HITS",
     "LINK",
+    "LINKS",
     "LOST",
     "MIDDLE",
     "MISSED",
@@ -30,7 +31,7 @@ __all__ = (
 
 PROGRAM = struct.Struct("<QQIIQ")  # entry, maps, type, id, budget
 LINK = struct.Struct("<QQQIIQQ")  # program, cookie, function, kind, id, hits, missed
-SITE = struct.Struct("<QQQIIQ")  # address, red_zone, chain, flags, pad, only
+SITE = struct.Struct("<QQQIIQQ")  # address, red_zone, chain, flags, pad, only, back
 CHAIN = struct.Struct("<II")  # entries, returns; then the links
 MIDDLE, UNWINDER = 1, 2
 ENTRY, RETURN, OVERRIDE, REPLACE = 1, 2, 3, 4
@@ -45,8 +46,8 @@ def chain(entries: list[int], returns: list[int]) -> bytes:
 # struct wb_agent
 TASKS, AGENT_MISSED, EARLY = 16, 24, 40
 # struct wb_task
-_FRAMES, _LINKS = 512, 4096
-FRAME = struct.Struct("<QQQQ")  # place, address, chain, reserved
-NEXT, DEPTH, LOST, FRAMES = 248, 268, 272, 320
+_FRAMES, LINKS = 512, 1 << 14
+FRAME = struct.Struct("<QQQQ")  # place, address, chain, back
+NEXT, DEPTH, LOST, FRAMES = 248, 284, 288, 320
 HITS = FRAMES + _FRAMES * FRAME.size
-MISSED = HITS + 8 * _LINKS
+MISSED = HITS + 8 * LINKS

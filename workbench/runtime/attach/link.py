@@ -84,6 +84,7 @@ class Link:
     detached: bool = False
     siblings: tuple[Link, ...] = ()
     last: tuple[int, int] = (0, 0)
+    base: tuple[int, int] = (0, 0)
 
     @property
     def hits(self) -> int:

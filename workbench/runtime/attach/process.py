@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from workbench.errors import BadSpec, RunFailed, TargetGone, WorkbenchError
 from workbench.runtime.attach import layout, ptrace
 from workbench.runtime.attach.check import check_target
@@ -145,6 +147,8 @@ class Process:
         for place in fresh.values():
             self.room.add_trampoline(place)
         links = [self.room.add_link(self, request, place) for request, place in wanted]
+        for link, base in zip(links, self._counters([link.number for link in links]), strict=True):
+            link.base = base
         self.places.add(fresh.values())
         for link, (_, place) in zip(links, wanted, strict=True):
             place.links.append(link)
@@ -206,17 +210,16 @@ class Process:
             if next(attempts) < _CAREFUL and suspended_inside(stop, self.memory, starts):
                 return False
             agent = self.room.agent
+            early = any(ptrace.get_registers(one).fs_base == 0 for one in list(stop.threads))
             if agent is not None:
                 if clean:
                     restore_returns(self.memory, agent)
-                early = any(ptrace.get_registers(one).fs_base == 0 for one in list(stop.threads))
-                self.memory.write(
-                    agent.symbols["wb_agent"] + layout.EARLY, struct.pack("<Q", early)
-                )
+                at = agent.symbols["wb_agent"] + layout.EARLY
+                self.memory.write(at, struct.pack("<Q", early))
             for link in gone:
                 self.memory.write(link.record, bytes(8))
             for place in places.values():
-                self._change(place, chains[place.address])
+                self._change(place, chains[place.address], fast=not early)
             self._semaphores.apply(self._record, (link.request.semaphore for link in self._all()))
             return True
 
@@ -241,11 +244,14 @@ class Process:
                 )
             time.sleep(random.uniform(0, 0.002))
 
-    def _change(self, place: Place, chain: int) -> None:
-        """Every prefix of these writes leaves working code: the list of programs is whole before the jump is there."""
+    def _change(self, place: Place, chain: int, *, fast: bool) -> None:
+        """Every prefix of these writes leaves working code: the list of programs is whole before the jump is there.
+
+        `fast`: every thread has a thread control block, so the agent may read it.
+        """
         now = self.memory.read(place.address, JUMP)
         only = 0
-        if not place.flags and len(place.links) == 1 and place.links[0].request.kind == "uprobe":
+        if fast and not place.flags and [one.request.kind for one in place.links] == ["uprobe"]:
             only = place.links[0].record
         self.memory.write(place.record + 16, struct.pack("<QIIQ", chain, place.flags, 0, only))
         if place.needed and not place.installed:
@@ -267,8 +273,8 @@ class Process:
         if not gone:
             return
         places = {link.address: self.places[link.address] for link in gone}
-        for link in gone:
-            link.last = link.hits, link.missed
+        for link, now in zip(gone, self._counters([one.number for one in gone]), strict=True):
+            link.last = now[0] - link.base[0], now[1] - link.base[1]
             link.detached = True
             places[link.address].links.remove(link)
         left = set(map(id, gone))
@@ -285,6 +291,7 @@ class Process:
             self._apply(places, gone, clean=clean)
         except TargetGone:
             return
+        self.room.free_numbers += [link.number for link in gone]
 
     def close(self) -> None:
         """Detach everything; the process goes on as if it had never been entered. Harmless twice."""
@@ -297,18 +304,25 @@ class Process:
                 self._record.keep()
             self.memory.close()
 
-    # Counters -----------------------------------------------------------------------------------------------------
+    # Counters -------------------------------------------------------------------------------------------------
+
+    def _counters(self, numbers: Sequence[int]) -> list[tuple[int, int]]:
+        """Hits and misses by number (which several links may have had), all threads together."""
+        total = np.zeros((2, layout.LINKS), np.uint64)
+        agent, size = self.room.agent, 8 * (max(numbers, default=0) + 1)
+        try:
+            for task in tasks(self.memory, agent) if agent else ():
+                for row, offset in enumerate((layout.HITS, layout.MISSED)):
+                    words = np.frombuffer(self.memory.read(task + offset, size), np.uint64)
+                    total[row, : len(words)] += words
+        except WorkbenchError:  # gone: nothing more is known
+            total[:] = 0
+        return [(int(total[0, number]), int(total[1, number])) for number in numbers]
 
     def count(self, link: Link, what: str) -> int:
-        """Sum over the threads of a counter of one link; the last value when it is detached or the process gone."""
-        agent = self.room.agent
-        if link.detached or agent is None:
-            return link.last[what == "missed"]
-        offset = (layout.HITS if what == "hits" else layout.MISSED) + 8 * link.number
-        try:
-            return sum(
-                struct.unpack("<Q", self.memory.read(task + offset, 8))[0]
-                for task in tasks(self.memory, agent)
-            )
-        except WorkbenchError:
-            return link.last[what == "missed"]
+        """Hits or misses of one link since it was attached."""
+        which = int(what == "missed")
+        if link.detached:
+            return link.last[which]
+        now = self._counters([link.number])[0][which]
+        return max(0, now - link.base[which])

@@ -59,13 +59,12 @@ def restore_returns(memory: Memory, agent: LoadedAgent) -> None:
     handler, and needs its frame. A frame whose place no longer holds the trampoline's address counts as left. Of
     frames with one place (tail calls) the first has the true address, so it is written last.
     """
-    returned = memory.read(agent.symbols["wb_agent"] + 8, 8)
     for task in tasks(memory, agent):
         depth = struct.unpack("<I", memory.read(task + layout.DEPTH, 4))[0]
         frames = memory.read(task + layout.FRAMES, depth * layout.FRAME.size) if depth else b""
-        for place, address, _chain, _reserved in reversed(list(layout.FRAME.iter_unpack(frames))):
+        for place, address, _chain, back in reversed(list(layout.FRAME.iter_unpack(frames))):
             try:
-                if memory.read(place, 8) == returned:
+                if memory.read(place, 8) == struct.pack("<Q", back):
                     memory.write(place, struct.pack("<Q", address))
             except MissingCapability:  # a stack that is gone
                 continue

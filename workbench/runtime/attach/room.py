@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ("Room",)
 
-_LINKS = 4096
 _CODE_PER_SITE, _DATA_PER_SITE, _DATA_PER_LINK = 256, 128, 256
 _LEAST = 1 << 16
 _BUDGET = 1 << 26
@@ -54,6 +53,7 @@ class Room:
         self._programs: dict[tuple[int, ...], tuple[int, Request]] = {}
         self._maps: dict[int, tuple[int, Map]] = {}
         self._numbers = itertools.count(1)
+        self.free_numbers: list[int] = []
         self._pending: list[tuple[int, bytes]] = []
 
     def clear(self) -> None:
@@ -136,7 +136,7 @@ class Room:
         maps = Modules(self.memory.pid).maps
         arena = map_arena(calls, maps, low, high, max(2 * code, _LEAST), max(2 * data, _LEAST))
         arena.take_data(64)
-        self.memory.write(arena.data, self.memory.read(self.agent.symbols["wb_agent"], 8))
+        self.memory.write(arena.data, self.memory.read(self.agent.symbols["wb_agent"], 16))
         self.arenas.append(arena)
 
     def _arena_with(self, code: int, data: int) -> Arena:
@@ -177,14 +177,14 @@ class Room:
         place.record = arena.take_data(layout.SITE.size)
         at = arena.code + arena.code_used
         try:
-            code = trampoline(at, place.record, arena.data, place.moved, entry=place.entry)
+            code, back = trampoline(at, place.record, arena.data, place.moved, entry=place.entry)
         except Unjumpable as error:
             raise MissingCapability(f"{place.name} cannot be probed by a jump: {error}") from error
         arena.take_code(len(code))
         self.write(at, code)
         place.patch = jump(place.address, at)
         red = 0 if place.entry else RED_ZONE
-        self.write(place.record, layout.SITE.pack(place.address, red, 0, place.flags, 0, 0))
+        self.write(place.record, layout.SITE.pack(place.address, red, 0, place.flags, 0, 0, back))
 
     @staticmethod
     def _key(request: Request) -> tuple[int, ...]:
@@ -209,10 +209,11 @@ class Room:
 
     def add_link(self, process: Process, request: Request, place: Place) -> Link:
         """Make the struct wb_link of an attachment (and of its program, where it is new)."""
-        number = next(self._numbers)
-        if number >= _LINKS:
+        number = self.free_numbers.pop() if self.free_numbers else next(self._numbers)
+        if number >= layout.LINKS:
             raise BadSpec(
-                f"more than {_LINKS - 1} attachments in one process", "enter it a second time"
+                f"more than {layout.LINKS - 1:,} attachments in one process",
+                "enter it a second time",
             )
         record = self._arena_with(0, layout.LINK.size).take_data(layout.LINK.size)
         kind = _KINDS[request.kind]

@@ -8,7 +8,7 @@
 
 #include "../../runtime/runtime.h"
 
-#define WB_LINKS 4096  /* attachments of one agent: link->id indexes a thread's counters */
+#define WB_LINKS 16384 /* attachments of one agent: link->id indexes a thread's counters */
 #define WB_FRAMES 512  /* probed functions with a return probe that one thread is inside of */
 #define WB_TABLE 16384 /* threads at a time, and room to spare */
 
@@ -32,8 +32,13 @@ struct wb_site {
     uint64_t red_zone;      /*  8  bytes that the trampoline left free below the stack pointer */
     struct wb_chain *chain; /* 16 */
     uint32_t flags, pad;    /* 24 28 */
-    struct wb_link *only;   /* 32  the chain is this entry probe and flags are 0: the fast way; else NULL */
+    struct wb_link *only;   /* 32  the chain is this entry probe, flags and wb_agent.early are 0: the fast way; else NULL */
+    uint64_t back;          /* 40  where the trampoline lets the function return to */
 };
+
+/* What wb_hit tells the trampoline (entry_x86_64.c makes flags of it): run the function; */
+#define WB_SKIP 1   /* do not; */
+#define WB_FOLLOW 2 /* swap its return address. */
 
 /* kinds of wb_link */
 #define WB_LINK_ENTRY 1
@@ -45,41 +50,41 @@ struct wb_site {
 struct wb_frame {
     uint64_t place, address;
     struct wb_chain *chain; /* as it was at entry */
-    uint64_t reserved;
+    uint64_t back;          /* what is at `place` instead */
 };
 
 /* A thread of the target, found by its thread pointer. Offsets are part of the contract with layout.py. */
 struct wb_task {
     struct wb_run run;       /* first; run.next: the list of all tasks */
     uint64_t pointer;        /* 256 */
-    uint32_t era, depth;     /* 264  of the process, see wb_agent; frames in use */
-    uint64_t lost;           /* 272  returns that could not be followed */
-    uint32_t tid, state;     /* 280  state: WB_TASK_* */
-    uint64_t patience;       /* 288 */
-    uint64_t reserved[3];
+    uint64_t era;            /* 264  that the thread joined in, see wb_alive; 0 = it has not */
+    uint32_t *word;          /* 272  holds `tid` while the thread lives: the participant's futex word */
+    uint32_t tid, depth;     /* 280  depth: frames in use */
+    uint64_t lost;           /* 288  returns that could not be followed */
+    uint64_t beginning;      /* 296  era that the thread is joining in */
+    uint64_t patience;       /* 304  hits until it is tried again */
+    uint64_t reserved;       /* 312 */
     struct wb_frame frames[WB_FRAMES]; /* 320 */
     uint64_t hits[WB_LINKS], missed[WB_LINKS];
     uint8_t scratch[WB_SCRATCH] __attribute__((aligned(64)));
 };
-#define WB_TASK_NEW 0u
-#define WB_TASK_READY 1u
-#define WB_TASK_BEGINNING 2u
 
 /* The agent's state as the workbench reads and writes it. */
 struct wb_agent {
-    uint64_t enter, returned; /*  0  addresses of the code that trampolines call and returns go to */
+    uint64_t enter, returned; /*  0  addresses of the code that trampolines call and jump to */
     uint64_t tasks;           /* 16  first of the list of struct wb_task */
     uint64_t missed;          /* 24  hits of threads that could not be given a task */
-    uint32_t era, named;      /* 32  counts forks; 1 = `space` is open */
+    uint32_t era, named;      /* 32  the last one; 1 = `space` is open */
     uint64_t early;           /* 40  1 = the process may have threads without a thread control block */
     struct wb_space space;    /* 48 */
 };
 extern struct wb_agent wb_agent;
-/* Wiped by the kernel in a forked child (MADV_WIPEONFORK, set by the workbench): 0 = a new process. */
+/* The first word is the process's era. Fork wipes it in the child (MADV_WIPEONFORK, set by the workbench): 0 is a new
+ * process, which begins the next era. */
 extern uint64_t wb_alive[512];
 
 struct wb_task *wb_task_slow(uint64_t pointer);
-void wb_push_return(struct wb_task *task, struct wb_chain *chain, struct wb_registers *image);
+bool wb_push_return(struct wb_task *task, struct wb_site *site, struct wb_chain *chain, struct wb_registers *image);
 void wb_put_back(struct wb_task *task, uint64_t stack);
 __attribute__((used)) uint64_t wb_hit(struct wb_site *site, struct wb_registers *image);
 __attribute__((used)) uint64_t wb_came_back(struct wb_registers *image);

@@ -2,7 +2,8 @@
  *
  * A trampoline lowers the stack pointer by the register image (168 bytes, and the red zone in the middle of a
  * function), stores rax at its place, loads rax with its wb_site and calls wb_agent.enter. C code keeps rbx, rbp and
- * r12-r15; nothing here or called from here touches a vector register. Carry set = the function is skipped.
+ * r12-r15; nothing here or called from here touches a vector register. Carry clear: run the function. Carry and zero set:
+ * it is skipped. Carry set, zero clear: its return address is to be swapped.
  */
 #include "agent.h"
 
@@ -54,8 +55,9 @@ __asm__(".text\n"
         "ret\n"
         ".size wb_enter, . - wb_enter\n"
 
-        /* A probed function returned to here: its return address was at -8(%rsp). The result registers of every
-         * calling convention (rax, rdx, vector registers, x87 stack) go on to the caller untouched. */
+        /* A probed function returned to its trampoline, which jumped here: its return address was at -8(%rsp). The
+         * result registers of every calling convention (rax, rdx, vector registers, x87 stack) go on to the caller
+         * untouched. */
         ".globl wb_returned\n"
         ".hidden wb_returned\n"
         ".type wb_returned, @function\n"
@@ -97,10 +99,10 @@ __asm__(".text\n"
         "mov 96(%rsp), %rdx\n"
         "mov 104(%rsp), %rsi\n"
         "mov 112(%rsp), %rdi\n"
-        "lea 176(%rsp), %rsp\n"
-        "jmp *-8(%rsp)\n"
+        "lea 168(%rsp), %rsp\n"
+        "ret\n"
         ".size wb_returned, . - wb_returned\n");
 
 extern const char wb_enter[], wb_returned[];
-WB_EXPORT struct wb_agent wb_agent = {.enter = (uint64_t)wb_enter, .returned = (uint64_t)wb_returned};
+WB_EXPORT struct wb_agent wb_agent = {.enter = (uint64_t)wb_enter, .returned = (uint64_t)wb_returned, .era = 1};
 #endif

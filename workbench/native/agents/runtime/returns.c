@@ -1,10 +1,11 @@
-/* Return probes: the return address on the stack is swapped for wb_returned, the true one kept in the thread's task.
+/* Return probes: the return address on the stack is swapped for one in the trampoline, the true one kept in the task.
  *
- * A frame is known by its place on the stack. Functions left by longjmp or an exception leave their frames behind. A
- * frame is dropped only when it is certainly left (its place was overwritten, or has a later frame): to drop one that is
- * alive, on the stack of a coroutine or of a signal handler, would leave its function nowhere to return to. A tail call
- * finds our address where it looks for its return address: both frames have one place, and both programs run when that
- * place is returned through.
+ * The trampoline swaps it by a call instruction, and comes back by a return instruction, so that the processor predicts
+ * both. A frame is known by its place on the stack. Functions left by longjmp or an exception leave their frames behind.
+ * A frame is dropped only when it is certainly left (its place was overwritten, or has a later frame): to drop one that
+ * is alive, on the stack of a coroutine or of a signal handler, would leave its function nowhere to return to. A tail
+ * call finds our address where it looks for its return address: both frames have one place, and both programs run when
+ * that place is returned through.
  */
 #include "../../runtime/system.h"
 #include "agent.h"
@@ -26,12 +27,13 @@ static void prune(struct wb_task *task) {
     for (uint32_t i = 0; i < task->depth; i++) {
         const struct wb_frame *frame = &task->frames[i];
         uint64_t word = 0;
-        bool live = read_word(frame->place, &word) && word == wb_agent.returned;
-        for (uint32_t k = i + 1; live && k < task->depth; k++)
+        bool later = false;
+        for (uint32_t k = i + 1; !later && k < task->depth; k++)
             if (task->frames[k].place == frame->place) {
-                live = task->frames[k].address == wb_agent.returned;
-                break;
+                later = true;
+                word = task->frames[k].address; /* a tail call took our address for its return address */
             }
+        bool live = (later || read_word(frame->place, &word)) && word == frame->back;
         if (live)
             task->frames[kept++] = *frame;
     }
@@ -44,19 +46,20 @@ static void count_lost(struct wb_task *task, const struct wb_chain *chain) {
         task->missed[chain->links[chain->entries + i]->id % WB_LINKS]++;
 }
 
-void wb_push_return(struct wb_task *task, struct wb_chain *chain, struct wb_registers *image) {
-    uint64_t *place = (uint64_t *)image->sp;
-    if (task->depth == WB_FRAMES)
+/* True: the trampoline is to swap the return address. */
+bool wb_push_return(
+    struct wb_task *task, struct wb_site *site, struct wb_chain *chain, struct wb_registers *image) {
+    if (__builtin_expect(task->depth == WB_FRAMES, 0)) {
         prune(task);
-    if (task->depth == WB_FRAMES) {
-        count_lost(task, chain);
-        return;
+        if (task->depth == WB_FRAMES) {
+            count_lost(task, chain);
+            return false;
+        }
     }
-    task->frames[task->depth] = (struct wb_frame){image->sp, *place, chain, 0};
+    task->frames[task->depth] = (struct wb_frame){image->sp, *(uint64_t *)image->sp, chain, site->back};
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     task->depth++;
-    __atomic_signal_fence(__ATOMIC_SEQ_CST);
-    *place = wb_agent.returned;
+    return true;
 }
 
 /* An unwinder is about to read this thread's stack from `stack` upwards: it must see true addresses. */
@@ -67,7 +70,7 @@ void wb_put_back(struct wb_task *task, uint64_t stack) {
         uint64_t word = 0;
         if (frame->place < stack || frame->place - stack > UNWOUND)
             continue;
-        if (read_word(frame->place, &word) && word == wb_agent.returned) {
+        if (read_word(frame->place, &word) && word == frame->back) {
             *(uint64_t *)frame->place = frame->address;
             count_lost(task, frame->chain);
         }
@@ -117,16 +120,14 @@ uint64_t wb_came_back(struct wb_registers *image) {
         else
             count_lost(task, frame->chain);
         uint32_t deeper_frames = task->depth - at - 1;
-        if (deeper_frames)
+        if (__builtin_expect(deeper_frames != 0, 0))
             __builtin_memmove(frame, frame + 1, deeper_frames * sizeof *frame);
         task->depth--;
-        if (address != wb_agent.returned || !at)
+        while (at && task->frames[at - 1].place != place)
+            at--;
+        if (!at || task->frames[at - 1].back != address)
             break;
         at--;
-        while (task->frames[at].place != place && at)
-            at--;
-        if (task->frames[at].place != place)
-            __builtin_trap();
     }
     image->ip = address;
     if (!wb_current(task))

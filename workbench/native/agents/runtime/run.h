@@ -9,7 +9,7 @@ bool wb_execute_begin(struct wb_program *program, void *ctx, struct wb_run *run)
 void wb_execute_end(struct wb_run *run);
 
 /* wb_execute_begin and wb_execute_end (execute.c) for the usual case, inlined; what they leave zero is not set again. */
-static inline bool wb_enter_program(struct wb_run *run, struct wb_program *program, struct wb_registers *image) {
+static inline __attribute__((always_inline)) bool wb_enter_program(struct wb_run *run, struct wb_program *program, struct wb_registers *image) {
     if (__builtin_expect(run->busy, 0))
         return wb_execute_begin(program, image, run);
     run->busy = 1;
@@ -40,7 +40,7 @@ static inline void wb_leave_program(struct wb_run *run) {
 }
 
 /* False = it did not run: detached, or the thread is in another program. */
-static inline bool wb_run_link(
+static inline __attribute__((always_inline)) bool wb_run_link(
     struct wb_task *task, struct wb_link *link, struct wb_registers *image, uint64_t *result) {
     struct wb_run *run = &task->run;
     struct wb_program *program = WB_LOAD(&link->program);

@@ -25,27 +25,56 @@ static __attribute__((noinline)) uint64_t hit_any(struct wb_site *site, struct w
             continue;
         if (link->kind == WB_LINK_REPLACE) {
             image->ax = result;
-            skip = 1;
+            skip = WB_SKIP;
         } else if (task->run.overridden && link->kind == WB_LINK_OVERRIDE) {
             image->ax = task->run.changed;
-            skip = 1;
+            skip = WB_SKIP;
         }
     }
-    if (chain->returns && !skip)
-        wb_push_return(task, chain, image);
+    if (chain->returns && !skip && wb_push_return(task, site, chain, image))
+        return WB_FOLLOW;
     return skip;
 }
 
-/* 1 = the function is not to run: image->ax is its result. Few values live across the call of the program, so that few
- * registers are saved a second time. */
+/* WB_SKIP, WB_FOLLOW or 0; image->ax is the result of a function that is skipped.
+ *
+ * The usual case is inlined: one entry probe, a known thread that runs no program. A hit costs as much as it stores, so
+ * nothing is stored that is there already, and no value but `run` lives across a call (which would be saved once more).
+ */
 uint64_t wb_hit(struct wb_site *site, struct wb_registers *image) {
     struct wb_link *link = WB_LOAD(&site->only);
-    uint64_t result;
     if (__builtin_expect(!link, 0))
         return hit_any(site, image);
-    struct wb_task *task = wb_task_of_this_thread();
-    if (__builtin_expect(task != NULL, 1))
-        wb_run_link(task, link, image, &result);
+    struct wb_task *task = wb_known_task();
+    if (__builtin_expect(!task, 0))
+        return hit_any(site, image);
+    struct wb_run *run = &task->run;
+    struct wb_program *program = WB_LOAD(&link->program);
+    if (__builtin_expect(!program || run->busy || run->flags & WB_RUN_SLOW, 0))
+        return hit_any(site, image);
+    run->busy = 1;
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    run->stack = (uint64_t)image;
+    run->ctx = image;
+    run->frame = image;
+    if (__builtin_expect(run->program != program || run->link != link, 0)) {
+        run->program = program;
+        run->maps = program->maps;
+        run->link = link;
+    }
+    if (__builtin_expect(run->budget != program->budget, 0))
+        run->budget = program->budget;
+    if (__builtin_expect(run->tail_calls | run->stopped | run->overridden | (run->checked != 0), 0)) {
+        run->tail_calls = run->stopped = run->overridden = 0;
+        run->checked = 0;
+    }
+    if (run->self) {
+        WB_PUT(&run->self->epoch, WB_LOAD(run->space->epoch));
+        __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    }
+    task->hits[link->id % WB_LINKS]++;
+    WB_LOAD(&program->entry)(image, run);
+    wb_leave_program(run);
     return 0;
 }
 

@@ -36,6 +36,7 @@ static struct wb_task *add(uint64_t pointer) {
         if (!task)
             return NULL;
         task->pointer = pointer;
+        task->word = &task->tid;
         uint64_t first = WB_LOAD(&wb_agent.tasks);
         do
             task->run.next = first;
@@ -47,16 +48,16 @@ static struct wb_task *add(uint64_t pointer) {
     return NULL;
 }
 
-static bool begin(struct wb_task *task, uint32_t era) {
+static bool begin(struct wb_task *task, uint64_t era) {
     struct wb_run *run = &task->run;
     uint32_t tid = (uint32_t)wb_system_call(SYS_gettid, 0, 0, 0, 0, 0, 0);
     uint32_t pid = (uint32_t)wb_system_call(SYS_getpid, 0, 0, 0, 0, 0, 0);
-    bool forked = task->state == WB_TASK_READY && task->era != era && tid == pid;
+    bool forked = task->era && task->era != era && tid == pid;
     uint64_t next = run->next;
+    task->beginning = era;
+    WB_STORE(&task->era, 0); /* a signal handler that comes in now is missed */
     if (!forked)
         task->depth = 0;
-    task->era = era;
-    WB_STORE(&task->state, WB_TASK_BEGINNING); /* a signal handler that comes in now is missed */
     __builtin_memset(run, 0, sizeof *run);
     __builtin_memset(task->scratch + WB_SCRATCH - WB_SCRATCH_THREAD, 0, WB_SCRATCH_THREAD);
     run->next = next;
@@ -65,23 +66,37 @@ static bool begin(struct wb_task *task, uint32_t era) {
     run->random[0] = __builtin_ia32_rdtsc() * 0x9e3779b97f4a7c15ull | 1;
     run->random[1] = task->pointer ^ tid;
     task->tid = tid;
-    if (wb_agent.named && wb_join(run, &wb_agent.space)) {
-        task->patience = RETRY;
-        WB_STORE(&task->state, WB_TASK_NEW);
-        return false;
+    task->word = &task->tid;
+    if (wb_agent.named) {
+        if (wb_join(run, &wb_agent.space)) {
+            task->patience = RETRY;
+            WB_STORE(&task->beginning, 0);
+            return false;
+        }
+        task->word = &run->self->lock;
     }
-    WB_STORE(&task->state, WB_TASK_READY);
+    WB_STORE(&task->era, era);
+    WB_STORE(&task->beginning, 0);
     return true;
 }
 
-/* The task of a thread that is new, or was forked, or has a dead thread's pointer. NULL = the hit is missed. */
+static uint64_t this_era(void) {
+    uint64_t none = 0, next = (uint64_t)wb_agent.era + 1;
+    if (__atomic_compare_exchange_n(&wb_alive[0], &none, next, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+        wb_agent.era = (uint32_t)next;
+        return next;
+    }
+    return none;
+}
+
+/* The task of a thread that is new, or was forked, or has a dead thread's pointer, or not the first slot of the table.
+ * NULL = the hit is missed. */
 struct wb_task *wb_task_slow(uint64_t pointer) {
     struct wb_task *task = NULL;
     bool busy = false;
     if (!pointer)
         goto missed; /* no C library yet */
-    if (!__atomic_exchange_n(&wb_alive[0], 1, __ATOMIC_ACQ_REL))
-        __atomic_fetch_add(&wb_agent.era, 1, __ATOMIC_ACQ_REL);
+    uint64_t era = this_era();
     for (uint32_t i = 0; i < PROBES && !task; i++) {
         struct wb_slot *slot = wb_slot(pointer, i);
         if (!WB_LOAD(&slot->pointer))
@@ -91,12 +106,13 @@ struct wb_task *wb_task_slow(uint64_t pointer) {
             busy = !task;
         }
     }
+    if (task && wb_current(task))
+        return task;
     if (!task && !busy)
         task = add(pointer);
-    uint32_t era = WB_LOAD(&wb_agent.era);
-    if (!task || (task->state == WB_TASK_BEGINNING && task->era == era))
+    if (!task || task->beginning == era)
         goto missed;
-    if (task->state == WB_TASK_NEW && task->patience && task->era == era)
+    if (task->patience)
         task->patience--;
     else if (begin(task, era))
         return task;
