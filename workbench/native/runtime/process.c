@@ -130,13 +130,6 @@ static void find_ticks(void) {
     if (!wb_system_call(SYS_clock_getres, CLOCK_MONOTONIC_COARSE_ID, (int64_t)time, 0, 0, 0, 0) &&
         time[1] > 0)
         wb_process.tick_rate = (1000000000u + (uint64_t)time[1] / 2) / (uint64_t)time[1];
-#if defined(__aarch64__)
-    uint64_t rate = 0;
-    __asm__("mrs %0, cntfrq_el0" : "=r"(rate));
-    wb_process.expiry = rate / 1024;
-#else
-    wb_process.expiry = 1u << 21; /* 0.5 to 1.5 ms on every processor of the last decades */
-#endif
 }
 
 static void find_stack(void) {
@@ -342,18 +335,6 @@ WB_EXPORT uint64_t wb_clock(int32_t clock) {
     if (!fast || fast(clock, time))
         wb_system_call(SYS_clock_gettime, clock, (int64_t)time, 0, 0, 0, 0);
     return (uint64_t)time[0] * 1000000000u + (uint64_t)time[1];
-}
-
-uint64_t wb_ticks(void) {
-#if defined(__x86_64__)
-    uint32_t low, high;
-    __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
-    return (uint64_t)high << 32 | low;
-#else
-    uint64_t value;
-    __asm__ volatile("mrs %0, cntvct_el0" : "=r"(value));
-    return value;
-#endif
 }
 
 uint32_t wb_current_cpu(uint32_t *node) {

@@ -22,7 +22,6 @@ struct wb_process {
     uint32_t started; /* 0 no, 1 in work, 2 yes */
     uint32_t has_rdpid;
     uint64_t tick_rate;       /* of the kernel's jiffies; 0 = unknown */
-    uint64_t expiry;          /* processor ticks that a readable page is believed in */
     uint32_t probe;           /* how pages are tried: WB_PROBE_* */
     uint64_t start_stack;     /* of the first thread, as in struct mm_struct */
     uint64_t pid_ns[2];       /* device and inode of /proc/self/ns/pid */

@@ -12,7 +12,7 @@
 
 struct wb_thread {
     uint64_t pages[WB_PAGES]; /* page number | 1 << 63: readable when it was last tried */
-    uint64_t pages_until;     /* ticks at which the cache is emptied */
+    uint64_t pages_at;        /* CLOCK_MONOTONIC_COARSE when the cache was emptied */
     uint32_t armed;           /* a fault of this thread reached our handler when that was last looked at */
     uint32_t formats;         /* nesting of formatting: 0 or 1 */
     struct task_struct task;

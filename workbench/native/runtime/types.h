@@ -71,7 +71,6 @@ int64_t wb_safe_write(struct wb_run *run, void *to, const void *from, uint64_t s
 /* --- time, ids ---------------------------------------------------------------------------------------------------------- */
 
 uint64_t wb_clock(int32_t clock); /* ns; CLOCK_* */
-uint64_t wb_ticks(void);          /* of the processor: unordered, cheap, only differences mean something */
 uint32_t wb_current_cpu(uint32_t *node);
 
 /* --- text ---------------------------------------------------------------------------------------------------------------- */

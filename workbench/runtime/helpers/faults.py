@@ -1,7 +1,7 @@
 """Handlers of memory faults in this process: the second net under programs that read memory which is not there.
 
 The first needs no handler: a page is read only once a system call found it readable (native/runtime/safe_read.c). Pages
-that vanish in the millisecond after that are caught here. Programs are safe without the handlers too, and pay for it
+that vanish in the milliseconds after that are caught here. Programs are safe without the handlers too, and pay for it
 with a system call per page and run.
 """
 
