@@ -21,7 +21,7 @@ def benchmarks() -> dict[str, str]:
     for module in pkgutil.iter_modules(workbench.bench.__path__):
         loaded = import_module(f"workbench.bench.{module.name}")
         if hasattr(loaded, "DESCRIPTION"):
-            found[module.name.removesuffix("_time")] = loaded.DESCRIPTION
+            found[module.name.removesuffix("_time").replace("_", "-")] = loaded.DESCRIPTION
     return found
 
 
@@ -47,7 +47,7 @@ def execute(arguments: argparse.Namespace) -> int:
             f"there is no benchmark {arguments.name!r}",
             (f"did you mean {near[0]!r}? " if near else "") + f"benchmarks: {', '.join(known)}",
         )
-    module = "import_time" if arguments.name == "import" else arguments.name
+    module = "import_time" if arguments.name == "import" else arguments.name.replace("-", "_")
     if sys.stderr.isatty():
         print(f"measuring: {known[arguments.name]} ...", file=sys.stderr)
     result = import_module(f"workbench.bench.{module}").run()

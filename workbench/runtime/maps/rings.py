@@ -215,6 +215,18 @@ class RingBuffer(_MappedTwice, RingView):
         if error := _library().wb_ring_output(self._run, self.handle, data, len(data), flags):
             raise map_error(f"output to ring {self.name!r}", error)
 
+    def reserve(self, size: int) -> int | None:
+        """Address of `size` bytes for a record, as bpf_ringbuf_reserve gives; None when the ring is full.
+
+        Give it to `submit` when it is filled in.
+        """
+        address: int | None = _library().wb_ring_reserve(self._run, self.handle, size, 0)
+        return address
+
+    def submit(self, record: int, flags: int = 0) -> None:
+        """Let the reader see a record that `reserve` gave."""
+        _library().wb_ring_commit(self._run, record, flags)
+
     def __len__(self) -> int:
         return self.waiting
 
