@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache
 
 from workbench.native.library import load as core
 from workbench.runtime.jit.code import load
 from workbench.runtime.jit.compile import compile_unit, prepare
-from workbench.runtime.jit.layout import HELPERS, RUN, RUN_BYTES
+from workbench.runtime.jit.layout import RUN, RUN_BYTES
 from workbench.runtime.jit.llvm import host
 from workbench.runtime.jit.unit import Options
 
 __all__ = ("make_run", "run_raw")
 
 BUDGET = 1 << 23
-_RETURN_0 = bytes.fromhex("b700000000000000 9500000000000000")
-_kept: list[object] = []
 
 
-@cache
 def _helpers() -> int:
     """Address of the table of helpers."""
-    try:
-        return ctypes.addressof(ctypes.c_char.in_dll(core(), "wb_helpers"))
-    except ValueError:
-        nothing = load(compile_unit(prepare(_RETURN_0, (), Options(machine=host())))).address
-        table = (ctypes.c_void_p * HELPERS)(*[nothing] * HELPERS)
-        _kept.append(table)
-        return ctypes.addressof(table)
+    return ctypes.addressof(ctypes.c_char.in_dll(core(), "wb_helpers"))
 
 
 def make_run(

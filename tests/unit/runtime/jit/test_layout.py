@@ -7,6 +7,7 @@ import subprocess
 
 from workbench.native.build import HERE, compiler
 from workbench.runtime.jit import layout
+from workbench.runtime.lower import SK_BUFF_NATIVE
 
 
 def test_offsets_are_the_headers(tmp_path):
@@ -34,3 +35,7 @@ def test_offsets_are_the_headers(tmp_path):
     assert found["wb_program"] == layout.PROGRAM_BYTES
     assert found["helpers"] == layout.HELPERS
     assert found["stop"] == layout.STOP_BUDGET
+
+
+def test_packet_loads_read_the_lowered_context():
+    assert {name: SK_BUFF_NATIVE[name] for name in layout.PACKET} == layout.PACKET
