@@ -8,6 +8,7 @@ from workbench.runtime.attach.link import HookKind, Link, Program, Request
 from workbench.runtime.attach.modules import address_of
 from workbench.runtime.attach.process import Process
 from workbench.runtime.attach.records import Collected, collect
+from workbench.runtime.attach.start import Started
 
 __all__ = (
     "Collected",
@@ -16,6 +17,7 @@ __all__ = (
     "Process",
     "Program",
     "Request",
+    "Started",
     "address_of",
     "collect",
 )

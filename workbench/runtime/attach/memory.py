@@ -75,8 +75,12 @@ class Memory:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self._fd = self._open()
+
+    def _open(self) -> int:
+        pid = self.pid
         try:
-            self._fd = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+            return os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         except PermissionError as error:
             raise NotPermitted(
                 f"process {pid} may not be changed by user {os.getuid()}",
@@ -125,6 +129,11 @@ class Memory:
                 raise TargetGone(f"process {self.pid} is gone")
             view = view[count:]
             address += count
+
+    def reopen(self) -> None:
+        """The process replaced its program: see the memory of the new one."""
+        self.close()
+        self._fd = self._open()
 
     def close(self) -> None:
         """Close the file; harmless twice."""

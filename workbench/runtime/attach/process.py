@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workbench.errors import BadSpec, RunFailed, TargetGone, WorkbenchError
+from workbench.errors import (
+    BadSpec,
+    MissingCapability,
+    RunFailed,
+    TargetGone,
+    UnknownSymbol,
+    WorkbenchError,
+)
 from workbench.runtime.attach import layout, ptrace
 from workbench.runtime.attach.check import check_target
 from workbench.runtime.attach.inside import inside, suspended_inside
@@ -41,7 +48,7 @@ class Process:
     """A process under our hooks, as a context: leaving it restores every byte.
 
     Methods may be called from any thread, one at a time. Threads that start later are probed as well, and so is the
-    child of a fork, which inherits code and memory (`follow` restores it in the end). What a process that replaces its
+    child of a fork, which inherits code and memory (`close` restores it as well). What a process that replaces its
     program (exec) or loads a library (dlopen) has new is found by `refresh`.
 
     Parameters
@@ -58,6 +65,10 @@ class Process:
         What is attached.
     stopped : list of float
         Seconds that the process was held still, for each time.
+    waiting : list of Request
+        What `refresh` will try.
+    on_exec : callable or None
+        Called with this object by `refresh` when it finds that the process has replaced its program.
 
     Raises
     ------
@@ -75,6 +86,8 @@ class Process:
         self.places = Places(self.memory)
         self._semaphores = Semaphores(self.memory)
         self._record: Record | None = None
+        self.waiting: list[Request] = []
+        self.on_exec: Callable[[Process], None] | None = None
 
     def __enter__(self) -> Process:
         return self
@@ -107,6 +120,8 @@ class Process:
         self,
         requests: Sequence[Request],
         refused: list[tuple[Request, WorkbenchError]] | None = None,
+        *,
+        wait: bool = False,
     ) -> list[Link]:
         """Attach many programs while the process is held once.
 
@@ -116,6 +131,8 @@ class Process:
         refused : list, optional
             Takes the requests that are impossible, each with its reason; without it the first one raises and
             nothing is attached.
+        wait : bool
+            Keep requests for libraries and functions that the process does not have yet for `refresh`.
 
         Returns
         -------
@@ -133,9 +150,14 @@ class Process:
                     for one in expand(request, modules)
                 ]
             except WorkbenchError as error:
-                if refused is None:
+                if wait and isinstance(error, UnknownSymbol):
+                    self.waiting.append(request)
+                elif refused is None:
                     raise
-                refused.append((request, error))
+                else:
+                    refused.append((request, error))
+        if not wanted:
+            return []
         guards = []
         if any(request.kind == "uretprobe" for request, _ in wanted):
             guards = guard(modules, self.places, fresh)
@@ -180,6 +202,44 @@ class Process:
             self._record = Record(self.pid)
         assert self.room.agent is not None
         self._record.agent(self.room.agent)
+
+    def refresh(self) -> list[Link]:
+        """Attach to what the process has new; the links that came (or came back).
+
+        A program that was replaced (exec) has no hook of ours any more: links whose sites are names are attached to
+        the new program, those that are addresses or unknown there wait or are gone. Then what waits is tried again:
+        libraries loaded since (dlopen). Nothing in the target tells of either: call this at intervals, or when you
+        know; what ran in between was not seen.
+        """
+        before = self.links
+        if self._was_replaced():
+            self.memory.reopen()
+            self.room.clear()
+            self.places.clear()
+            self._semaphores.clear()
+            for link in before:
+                link.detached = True
+            self.links = []
+            self.waiting += [one.request for one in before if isinstance(one.request.site, str)]
+            if self.on_exec is not None:
+                self.on_exec(self)
+        waiting, self.waiting = self.waiting, []
+        return self.attach_many(waiting, wait=True) if waiting else []
+
+    def _was_replaced(self) -> bool:
+        agent = self.room.agent
+        if agent is None:
+            return False
+        try:
+            fresh = Memory(self.pid)
+            try:
+                return fresh.read(agent.symbols["wb_agent"], 8) != self.memory.read(
+                    agent.symbols["wb_agent"], 8
+                )
+            finally:
+                fresh.close()
+        except MissingCapability:
+            return True
 
     # Changing code while the process is held ----------------------------------------------------------------------
 
@@ -295,13 +355,16 @@ class Process:
 
     def close(self) -> None:
         """Detach everything; the process goes on as if it had never been entered. Harmless twice."""
+        self.waiting = []
+        record, self._record = self._record, None
         try:
             self.detach(list(self.links))
-            if self._record:
-                self._record.close()
+            if record:
+                record.restore_relatives(self.pid)
+                record.close()
         finally:
-            if self._record:
-                self._record.keep()
+            if record:
+                record.keep()
             self.memory.close()
 
     # Counters -------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from workbench.runtime.attach.memory import Memory
 from workbench.runtime.attach.returns import restore_returns
 from workbench.runtime.attach.stop import Stop
 
-__all__ = ("Collected", "Record", "collect", "start_time")
+__all__ = ("Collected", "Record", "collect", "restore_relatives", "start_time")
 
 _counter = itertools.count(1)
 
@@ -80,6 +80,11 @@ class Record:
         """A USDT semaphore that will be, or was, changed by `count`."""
         self._line({"semaphore": address, "count": count})
 
+    def restore_relatives(self, pid: int) -> None:
+        """Restore the processes that were forked from this one and inherited its hooks."""
+        self._file.flush()
+        restore_relatives(pid, _read(self.path)[1:])
+
     def close(self) -> None:
         """Everything was restored: the record is no longer needed. Harmless twice."""
         self._file.close()
@@ -132,10 +137,12 @@ def collect() -> list[Collected]:
         if start_time(owner) == owner_start:
             continue
         if not start or start_time(pid) != start:
+            restore_relatives(pid, lines[1:])
             path.unlink(missing_ok=True)
             continue
         try:
             count = _restore(pid, lines[1:])
+            restore_relatives(pid, lines[1:])
         except TargetGone:
             path.unlink(missing_ok=True)
             continue
@@ -145,6 +152,43 @@ def collect() -> list[Collected]:
         path.unlink(missing_ok=True)
         found.append(Collected(pid, count))
     return found
+
+
+def restore_relatives(pid: int, lines: list[dict[str, Any]]) -> list[int]:
+    """Restore every other process that has these hooks, by fork; which they were.
+
+    A process is known by our jump and, in its memory, our structure that names the jump's place.
+    """
+    sites = [line for line in lines if "at" in line]
+    if not sites:
+        return []
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) in (pid, os.getpid()):
+            continue
+        other = int(entry.name)
+        try:
+            if _has_any(other, sites):
+                _restore(other, lines)
+                found.append(other)
+        except (TargetGone, NotPermitted, MissingCapability):
+            continue
+    return found
+
+
+def _has_any(pid: int, sites: list[dict[str, Any]]) -> bool:
+    memory = Memory(pid)
+    try:
+        for line in (sites[0], sites[-1], *sites):
+            at, patch = int(line["at"]), bytes.fromhex(line["patch"])
+            record = memory.read(int(line["site"]), 8)
+            if record != struct.pack("<Q", at):
+                return False
+            if memory.read(at, len(patch)) == patch:
+                return True
+    finally:
+        memory.close()
+    return False
 
 
 def _restore(pid: int, lines: list[dict[str, Any]]) -> int:

@@ -19,6 +19,10 @@ class Semaphores:
         self._memory = memory
         self._held: set[int] = set()
 
+    def clear(self) -> None:
+        """The process runs another program, whose semaphores nobody has touched."""
+        self._held.clear()
+
     def apply(self, record: Record | None, wanted: Iterable[int]) -> None:
         """Make the semaphores at these addresses (0: none) ours, and give back the others; the process is held."""
         counts = Counter(at for at in wanted if at)
