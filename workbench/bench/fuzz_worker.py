@@ -79,10 +79,10 @@ class Judge:
                 result = self.interpreter.run(one)
             except ProgramFault as fault:
                 who = "by us" if ours == "" else "by the kernel"
-                if ours == "" or trusted:
+                if (ours == "" or trusted) and not _left_to_the_budget(fault, verdict):
                     bugs.append(("accepted and faulting", f"accepted {who}: {fault.message}"))
         if result is not None and ours == "":
-            self._other_packets(one, bugs)
+            self._other_packets(one, verdict, bugs)
         if result is not None and trusted:
             if peer is not None:
                 compared.append("kernel")
@@ -109,7 +109,9 @@ class Judge:
             "bugs": bugs,
         }
 
-    def _other_packets(self, one: FuzzProgram, bugs: list[tuple[str, str]]) -> None:
+    def _other_packets(
+        self, one: FuzzProgram, verdict: Verdict | None, bugs: list[tuple[str, str]]
+    ) -> None:
         """What we accept must not fault on any input."""
         length = len(one.packet)
         rng = random.Random(one.seed)
@@ -117,7 +119,9 @@ class Judge:
             try:
                 self.interpreter.run(replace(one, packet=packet))
             except ProgramFault as fault:
-                bugs.append(("accepted and faulting", f"{fault.message}, packet {packet.hex()}"))
+                if not _left_to_the_budget(fault, verdict):
+                    what = f"{fault.message}, packet {packet.hex()}"
+                    bugs.append(("accepted and faulting", what))
                 return
 
     def _ours(
@@ -162,6 +166,13 @@ class Judge:
             engine.close()
 
 
+def _left_to_the_budget(fault: ProgramFault, verdict: Verdict | None) -> bool:
+    """A loop that our verifier accepted because the run-time budget ends it."""
+    return (
+        verdict is not None and bool(verdict.unbounded) and fault.reason.startswith("is not done")
+    )
+
+
 def _reason(refused: VerifierRejected) -> str:
     """What is wrong, without the place."""
     line = refused.message.splitlines()[0] if refused.message else "refused"
@@ -188,6 +199,8 @@ def main(arguments: list[str]) -> int:
         out.flush()
     except BrokenPipeError:
         return 1
+    except KeyboardInterrupt:  # Ctrl-C is the campaign's to report
+        return 130
     finally:
         judge.close()
     return 0
