@@ -1,0 +1,113 @@
+"""Inlined helpers do what the table's do; without usable bitcode everything works all the same."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+
+import pytest
+from test_jit_program import execute
+
+from workbench.native.bitcode import clang
+from workbench.objects.linked import LinkedMap, LinkedProgram
+from workbench.runtime.isa import Instruction, encode
+from workbench.runtime.isa import opcodes as op
+from workbench.runtime.jit import Program, bitcode
+from workbench.runtime.jit import compile as compiling
+from workbench.runtime.maps import Space, current_run
+
+needs_clang = pytest.mark.needs("clang")
+STRNCMP, PID_TGID, SET_RETVAL, GET_RETVAL, RANDOM = 182, 14, 187, 186, 7
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("WORKBENCH_NAMESPACES", str(tmp_path / "namespaces"))
+
+
+def calling(*instructions, maps=()):
+    return LinkedProgram("p", "syscall", "syscall", encode(instructions), ())
+
+
+def mov(register, value):
+    return Instruction(op.ALU64 | op.MOV, register, imm=value)
+
+
+def helper(number):
+    return Instruction(op.CALL_IMM, imm=number)
+
+
+EXIT = Instruction(op.EXIT_OP)
+TEXTS = LinkedMap(".rodata", 2, 4, 16, 1, initial=b"edge\0......", read_only=True)
+
+
+def compare():
+    """strncmp(ctx, 8, "edge")"""
+    return calling(
+        mov(2, 8),
+        Instruction(op.LD_IMM64, 3, op.PSEUDO_MAP_IDX_VALUE, 0, 0),
+        helper(STRNCMP),
+        EXIT,
+    )
+
+
+@needs_clang
+def test_bitcode_was_built_for_all_that_is_inlined():
+    assert clang()
+    wanted = {one.file for one in (*bitcode.HELPERS.values(), *bitcode.LOOKUPS.values())}
+    assert wanted <= bitcode.available()
+
+
+@pytest.mark.parametrize("tier", ["quick", "optimised"])
+def test_helpers_of_both_tiers(tier):
+    with Space(None) as space:
+        run = current_run(space)
+        texts = space.create(TEXTS)
+        one = Program(compare(), [TEXTS], [texts]).start(tier)
+        for text, expected in ((b"edge", 0), (b"edgf", 1), (b"edg", -1), (b"wedge", 1)):
+            buffer = ctypes.create_string_buffer(text, 8)
+            assert execute(one, run, ctypes.addressof(buffer)) == expected & (1 << 64) - 1
+        ids = Program(calling(helper(PID_TGID), EXIT)).start(tier)
+        assert execute(ids, run) == os.getpid() << 32 | threading.get_native_id()
+        changed = Program(calling(mov(1, -5), helper(SET_RETVAL), helper(GET_RETVAL), EXIT)).start(
+            tier
+        )
+        assert execute(changed, run) == (1 << 64) - 5
+        random = Program(calling(helper(RANDOM), EXIT)).start(tier)
+        numbers = {execute(random, run) for _ in range(50)}
+        assert len(numbers) > 40
+        assert max(numbers) < 1 << 32
+
+
+@needs_clang
+def test_an_inlined_helper_is_not_called_through_the_table():
+    program = calling(helper(GET_RETVAL), EXIT)
+    with Space(None) as space:
+        run = current_run(space)
+        one = Program(program).start("optimised")
+        empty = (ctypes.c_uint64 * 512)()
+        entry = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_void_p)(one.entry)
+        before = ctypes.c_uint64.from_address(run + 8).value
+        ctypes.c_uint64.from_address(run + 8).value = ctypes.addressof(empty)
+        try:
+            assert entry(0, run) == ctypes.c_uint64.from_address(run + 96).value
+        finally:
+            ctypes.c_uint64.from_address(run + 8).value = before
+
+
+@pytest.mark.parametrize("damage", ["garbage", "empty"])
+def test_unusable_bitcode_is_done_without(monkeypatch, damage):
+    asked = []
+
+    def damaged(name):
+        asked.append(name)
+        return b"BC\xc0\xdegarbage garbage" if damage == "garbage" else b""
+
+    monkeypatch.setattr(compiling, "module", damaged)
+    with Space(None) as space:
+        run = current_run(space)
+        one = Program(calling(helper(PID_TGID), EXIT), cached=False).start("optimised")
+        assert execute(one, run) >> 32 == os.getpid()
+    assert bool(asked) == bool(bitcode.available())
