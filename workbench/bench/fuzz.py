@@ -22,6 +22,7 @@ __all__ = ("Campaign", "campaign", "normalised")
 
 _NUMBER = re.compile(r"-?\b0x[0-9a-f]+\b|-?\b\d+\b")
 _REGISTER = re.compile(r"\b[Rrw]\d+\b")
+COMMAND = ("-m", "workbench.bench.fuzz_worker")
 _CRASHES = 100  # after that many the campaign gives up
 _KEPT = 50  # findings listed; all are counted
 
@@ -187,8 +188,8 @@ def campaign(
 
 def _worker(first: int, count: int, without: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """Rows of a child that runs the seeds from `first`; ends with a row `died` when it did not reach the end."""
-    command = [sys.executable, "-m", "workbench.bench.fuzz_worker", str(first), str(count)]
-    child = subprocess.Popen([*command, *without], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, *COMMAND, str(first), str(count), *without]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     done = False
     try:
         stream: IO[str] | None = child.stdout
