@@ -145,13 +145,10 @@ void *wb_ring_take(struct wb_run *run, const struct wb_space *space, struct wb_r
 {
     struct wb_ring_producer *p = wb_ring_producer(ring.data);
     const uint32_t me = wb_identity(run);
-    const uint64_t length = (size + WB_RING_HEADER + 7) & ~7ull;
+    /* What is too large for any ring is refused and counted where what is too large for this one is. */
+    const uint64_t length = ((size < WB_RING_LARGEST ? size : WB_RING_LARGEST) + WB_RING_HEADER + 7) & ~7ull;
     void *record;
 
-    if (__builtin_expect(size > WB_RING_LARGEST || length > ring.size, 0)) {
-        __atomic_fetch_add(&p->dropped, 1, __ATOMIC_RELAXED);
-        return NULL;
-    }
     if (__builtin_expect(WB_PEEK(&p->bias) == me && !WB_PEEK(&p->held), 1)) {
         WB_PUT(&p->held, 1u);
         __atomic_signal_fence(__ATOMIC_SEQ_CST);
