@@ -196,6 +196,11 @@ class Helper:
     bounded_result: bool = False
 
     @property
+    def registers(self) -> int:
+        """How many of r1 to r5 the helper reads: bpf_trace_printk takes values that no prototype checks."""
+        return 5 if self.number == 6 else len(self.arguments or ())
+
+    @property
     def backends(self) -> tuple[str, ...]:
         """Which backends can run it: ``kernel``, ``userspace``."""
         return ("kernel", "userspace") if self.userspace else ("kernel",)

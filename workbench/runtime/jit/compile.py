@@ -34,7 +34,7 @@ def arguments() -> dict[int, int]:
     from workbench.runtime.helpers.prototypes import HELPERS
 
     return {
-        number: len(helper.arguments)
+        number: helper.registers
         for number, helper in HELPERS.items()
         if helper.arguments is not None
     }

@@ -498,3 +498,28 @@ def test_dynptrs(
     )
     for name in ("result", "area", "copy"):
         assert theirs[name].tobytes() == ours[name].tobytes(), name
+
+
+PRINTING = r"""
+__s64 r[5];
+__u64 number;
+SEC("syscall") int prints(void *ctx)
+{
+	static const char none[] = "nothing", one[] = "%d", three[] = "%d %s %llx", four[] = "%d%d%d%d";
+
+	r[0] = bpf_trace_printk(none, sizeof(none));
+	r[1] = bpf_trace_printk(one, sizeof(one), number);
+	r[2] = bpf_trace_printk(three, sizeof(three), number, "hello", number * 3);
+	r[3] = bpf_trace_printk(four, sizeof(four), 1, 2, 3);
+	r[4] = bpf_trace_printk(one, sizeof(one) - 1, number);
+	return 0;
+}
+"""
+
+
+def test_printk_takes_as_many_values_as_it_is_given(tmp_path: Path) -> None:
+    with SameProgram(PRINTING, tmp_path) as program:
+        for number in (0, 77, 2**40 + 5):
+            theirs, ours = program.both(number=number)
+            assert theirs["r"].tolist() == ours["r"].tolist()
+            assert ours["r"][2] == len(f"{number % 2**32} hello {number * 3:x}")
