@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from workbench.errors import BadSpec, RunFailed, WorkbenchError
 from workbench.objects.linked import LinkedMap, LinkedProgram
@@ -15,7 +15,9 @@ from workbench.runtime.jit.code import Code, load
 from workbench.runtime.jit.compile import TIERS, compile_program, find
 from workbench.runtime.jit.layout import MAP, PROGRAM, PROGRAM_BYTES
 from workbench.runtime.jit.lookup import INLINED, stride
-from workbench.runtime.verifier.verdict import Verdict
+
+if TYPE_CHECKING:
+    from workbench.runtime.verifier.verdict import Verdict
 
 __all__ = ("BUDGET", "HasHandle", "Program")
 
