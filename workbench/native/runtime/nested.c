@@ -333,12 +333,12 @@ static void *maps_lookup(struct wb_run *run, struct wb_map *map, const void *key
 }
 
 /* A hash of maps is a hash whose values are ids. */
-extern const struct wb_map_ops wb_hash_ops __attribute__((weak, visibility("hidden")));
+extern const struct wb_map_ops wb_hash_ops __attribute__((visibility("hidden")));
 
 static uint64_t hash_size(const struct wb_segment *s, int64_t *error)
 {
     *error = -EINVAL;
-    return s->value_size == 4 && &wb_hash_ops ? wb_hash_ops.size(s, error) : 0;
+    return s->value_size == 4 ? wb_hash_ops.size(s, error) : 0;
 }
 
 static int64_t hash_format(struct wb_segment *s)
