@@ -116,9 +116,11 @@ def _returned(env: Environment, state: State, low: int, high: int, who: str) -> 
         if env.strict or low > -(1 << 63):
             raise Reject(f"an address leaks: {who} returns {r0}", 0, "return a number")
         return
+    if (low, high) == _ANY:
+        return
     mark(env, state, {state.top.number: 1})
     # Results are int: the low half counts.
-    if (low, high) != (-(1 << 63), (1 << 63) - 1) and not (
+    if not (
         (r0.s.smin >= low and r0.s.smax <= high) or (r0.s.s32min >= low and r0.s.s32max <= high)
     ):
         raise Reject(f"{who} may return {low} to {high}, this is {r0}", 0)
@@ -191,7 +193,7 @@ def after_callbacks(env: Environment, state: State, helper: Helper, given: Given
 
 
 def stack_use(env: Environment, depths: dict[int, int], calls: set[tuple[int, int, int]]) -> int:
-    """Largest number of stack bytes over a chain of calls; each frame counts in units of 16, at least one.
+    """Largest number of stack bytes over a chain of calls; each frame counts in units of 16.
 
     Parameters
     ----------
@@ -211,7 +213,7 @@ def stack_use(env: Environment, depths: dict[int, int], calls: set[tuple[int, in
 
     def need(function: int) -> int:
         if function not in best:
-            own = max(16, (depths.get(function, 0) + 15) // 16 * 16)
+            own = (depths.get(function, 0) + 15) // 16 * 16
             best[function] = own + max(
                 (need(callee) for callee, _ in callees.get(function, ())), default=0
             )

@@ -180,59 +180,92 @@ def make(
         # bounds from the tnum
         top = value | mask
         umin = value if value > umin else umin
-        umax = min(top, umax)
+        if top < umax:
+            umax = top
         low_v, low_top = value & M32, top & M32
         u32min = low_v if low_v > u32min else u32min
-        u32max = min(low_top, u32max)
+        if low_top < u32max:
+            u32max = low_top
         s = (value | (mask & _S)) - (1 << 64) if (value | mask) & _S else value
         smin = s if s > smin else smin
         high = (top & ~(mask & _S)) if not value & _S else top - (1 << 64)
-        smax = min(high, smax)
+        if high < smax:
+            smax = high
         s = (low_v | (mask & _S32)) - (1 << 32) if low_top & _S32 else low_v
         s32min = s if s > s32min else s32min
         high = (low_top & ~(mask & _S32)) if not low_v & _S32 else low_top - (1 << 32)
-        s32max = min(high, s32max)
+        if high < s32max:
+            s32max = high
         # each range from the others, twice because they feed each other
         for _again in (0, 1):
+            known_so_far = (umin, umax, smin, smax, u32min, u32max, s32min, s32max)
             # low half from the whole
             if umin >> 32 == umax >> 32:
-                u32min = max(u32min, umin & M32)
-                u32max = min(u32max, umax & M32)
+                new = umin & M32
+                if new > u32min:
+                    u32min = new
+                new = umax & M32
+                if new < u32max:
+                    u32max = new
             if smin >> 32 == smax >> 32:
-                u32min = max(u32min, smin & M32)
-                u32max = min(u32max, smax & M32)
+                new = smin & M32
+                if new > u32min:
+                    u32min = new
+                new = smax & M32
+                if new < u32max:
+                    u32max = new
             # signed low half from unsigned low half and back
             if u32min >> 31 == u32max >> 31:
                 bias = (1 << 32) if u32min >> 31 else 0
-                s32min = max(s32min, u32min - bias)
-                s32max = min(s32max, u32max - bias)
+                new = u32min - bias
+                if new > s32min:
+                    s32min = new
+                new = u32max - bias
+                if new < s32max:
+                    s32max = new
             if (s32min < 0) == (s32max < 0):
-                u32min = max(u32min, s32min & M32)
-                u32max = min(u32max, s32max & M32)
+                new = s32min & M32
+                if new > u32min:
+                    u32min = new
+                new = s32max & M32
+                if new < u32max:
+                    u32max = new
             # signed from unsigned and back
             if umin >> 63 == umax >> 63:
                 bias = (1 << 64) if umin >> 63 else 0
-                smin = max(smin, umin - bias)
-                smax = min(smax, umax - bias)
+                new = umin - bias
+                if new > smin:
+                    smin = new
+                new = umax - bias
+                if new < smax:
+                    smax = new
             if (smin < 0) == (smax < 0):
-                umin = max(umin, smin & M64)
-                umax = min(umax, smax & M64)
+                new = smin & M64
+                if new > umin:
+                    umin = new
+                new = smax & M64
+                if new < umax:
+                    umax = new
             # the whole from the low half: the high half is what it is, the low half has its own range
             new = (umin & ~M32) | u32min
-            umin = max(umin, new if new >= umin else umin)
+            if new > umin:
+                umin = new
             new = (umax & ~M32) | u32max
-            umax = min(umax, new if new <= umax else umax)
+            if new < umax:
+                umax = new
             new = (smin & ~M32) | u32min
-            smin = max(smin, new)
+            if new > smin:
+                smin = new
             new = (smax & ~M32) | u32max
-            smax = min(smax, new)
-            if s32min >= 0 or s32max < 0:  # both ends of the low half have one sign
-                if smin >= S32_MIN and smax <= S32_MAX:
-                    smin = max(smin, s32min)
-                    smax = min(smax, s32max)
-            elif smin >= S32_MIN and smax <= S32_MAX:
-                smin = max(smin, s32min)
-                smax = min(smax, s32max)
+            if new < smax:
+                smax = new
+            if smin >= S32_MIN and smax <= S32_MAX:
+                if s32min > smin:
+                    smin = s32min
+                if s32max < smax:
+                    smax = s32max
+            if known_so_far == (umin, umax, smin, smax, u32min, u32max, s32min, s32max):
+                break
         if umin > umax or smin > smax or u32min > u32max or s32min > s32max:
             return None
         # the tnum from the ranges

@@ -11,7 +11,7 @@ from workbench.errors import VerifierRejected
 from workbench.kernel.raw_program import PROGRAM_TYPES, KernelMap, KernelProgram
 from workbench.runtime.verifier import verify
 
-_BUDGET = 10_000
+_BUDGET = 2_000
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from workbench.runtime.lower import SK_BUFF_NATIVE, lower
 from workbench.runtime.program_types import memory_context
 from workbench.runtime.verifier import kinds, verify
 
-_BUDGET = 10_000  # small, so that the loop without a bound is joined soon
+_BUDGET = 2_000  # small, so that the loop without a bound is joined soon
 
 
 def _case(name: str) -> Case:
