@@ -6,57 +6,9 @@
  * holder walks the trie to tell which nodes are linked, and puts those aside that are in no list.
  * A node taken out of the trie waits in `limbo` until no program can hold its value any more.
  */
-#include "map_type.h"
+#include "lpm.h"
 
-#define BATCH 64u /* nodes in limbo before a grace period is looked for */
 #define MAX_BITS (256u * 8)
-
-struct trie {
-    uint32_t lock, root;
-    uint32_t entries, fresh;  /* fresh: nodes above were never used */
-    uint32_t free, limbo;     /* elements of the two stacks below; limbo counts from `first` */
-    uint32_t first, reserved; /* oldest element of limbo */
-    uint8_t rest[WB_LINE - 32];
-};
-
-struct node {
-    uint32_t child[2];
-    uint32_t bits, intermediate;
-    uint8_t data[]; /* key, then at the next multiple of 8 the value */
-};
-
-struct waiting {
-    uint64_t epoch;
-    uint64_t node;
-};
-
-/* Where everything is. `nodes` are twice what a trie of max_entries can need, and as many more for limbo: memory that
- * is not used costs nothing. */
-struct layout {
-    uint64_t nodes, data, value, stride, at_free, at_limbo, at_stack, at_marks, at_nodes, length;
-};
-
-struct key {
-    uint32_t bits;
-    uint8_t data[];
-};
-
-static struct layout layout(const struct wb_segment *s)
-{
-    struct layout l;
-
-    l.nodes = 3ull * s->max_entries + 4 * BATCH;
-    l.data = s->key_size - 4;
-    l.value = sizeof(struct node) + wb_up(l.data, 8);
-    l.stride = l.value + wb_up(s->value_size, 8);
-    l.at_free = wb_data_offset(s, WB_LINE) + sizeof(struct trie);
-    l.at_limbo = wb_up(l.at_free + 4 * (l.nodes + 1), WB_LINE);
-    l.at_stack = wb_up(l.at_limbo + sizeof(struct waiting) * (l.nodes + 1), WB_LINE);
-    l.at_marks = wb_up(l.at_stack + 4 * (l.nodes + 1), WB_LINE);
-    l.at_nodes = wb_up(l.at_marks + l.nodes + 1, WB_LINE);
-    l.length = l.at_nodes + l.stride * (l.nodes + 1);
-    return l;
-}
 
 static uint64_t trie_size(const struct wb_segment *s, int64_t *error)
 {
@@ -93,16 +45,6 @@ static int64_t trie_open(struct wb_map *map)
     map->stride = (uint32_t)l.stride;
     map->mask = (uint32_t)l.nodes;
     return 0;
-}
-
-static struct node *node_at(const struct wb_map *map, uint32_t number)
-{
-    return number && number <= map->mask ? (struct node *)(map->values + (uint64_t)number * map->stride) : NULL;
-}
-
-static uint8_t *value_of(const struct wb_map *map, struct node *n)
-{
-    return (uint8_t *)n + sizeof *n + wb_up(map->key_size - 4, 8);
 }
 
 static uint32_t max_bits(const struct wb_map *map)
@@ -173,141 +115,6 @@ static void *trie_lookup(struct wb_run *run, struct wb_map *map, const void *key
     return n ? value_of(map, n) : NULL;
 }
 
-/* --- nodes, under the lock ---------------------------------------------------------------------------------------- */
-
-static uint32_t *free_stack(const struct wb_map *map)
-{
-    return (uint32_t *)(map->segment + layout((const void *)map->segment).at_free);
-}
-
-static struct waiting *limbo_ring(const struct wb_map *map)
-{
-    return (struct waiting *)(map->segment + layout((const void *)map->segment).at_limbo);
-}
-
-static void reclaim(struct wb_run *run, struct wb_map *map)
-{
-    struct trie *t = map->local;
-    struct waiting *ring = limbo_ring(map);
-    uint32_t *stack = free_stack(map);
-    uint64_t safe = run->self ? wb_grace(run, false) : UINT64_MAX;
-
-    while (t->limbo && t->limbo <= map->mask && t->free < map->mask) {
-        struct waiting w = ring[t->first % (map->mask + 1)];
-
-        if (w.epoch >= safe)
-            break;
-        if (node_at(map, (uint32_t)w.node)) {
-            stack[t->free] = (uint32_t)w.node;
-            WB_STORE(&t->free, t->free + 1);
-        }
-        WB_STORE(&t->first, (t->first + 1) % (map->mask + 1));
-        WB_STORE(&t->limbo, t->limbo - 1);
-    }
-}
-
-static uint32_t take_node(struct wb_run *run, struct wb_map *map)
-{
-    struct trie *t = map->local;
-
-    if (!t->free && (t->limbo >= BATCH || t->fresh >= map->mask))
-        reclaim(run, map);
-    if (t->free && t->free <= map->mask) {
-        uint32_t number = free_stack(map)[t->free - 1];
-
-        WB_STORE(&t->free, t->free - 1);
-        return node_at(map, number) ? number : 0;
-    }
-    if (t->fresh >= map->mask)
-        return 0;
-    WB_STORE(&t->fresh, t->fresh + 1);
-    return t->fresh;
-}
-
-static void drop_node(struct wb_run *run, struct wb_map *map, uint32_t number)
-{
-    struct trie *t = map->local;
-
-    if (!number || t->limbo > map->mask)
-        return;
-    limbo_ring(map)[((uint64_t)t->first + t->limbo) % (map->mask + 1)] =
-        (struct waiting){run->self ? WB_LOAD(run->space->epoch) : 0, number};
-    WB_STORE(&t->limbo, t->limbo + 1);
-}
-
-static void return_node(struct wb_map *map, uint32_t number)
-{
-    struct trie *t = map->local;
-
-    if (number && t->free < map->mask) {
-        free_stack(map)[t->free] = number;
-        WB_STORE(&t->free, t->free + 1);
-    }
-}
-
-/* The holder died. Linked is what can be reached from the root; a node on the free stack that is not linked is free;
- * the others wait in limbo, those that are in no list from now on. All of it may be done again from any point. */
-static void recover(struct wb_run *run, struct wb_map *map)
-{
-    const struct layout l = layout((const void *)map->segment);
-    struct trie *t = map->local;
-    uint8_t *marks = map->segment + l.at_marks;
-    uint32_t *path = (uint32_t *)(map->segment + l.at_stack), *free = free_stack(map);
-    struct waiting *limbo = limbo_ring(map);
-    uint32_t depth = 0, entries = 0, kept = 0;
-    const uint32_t fresh = t->fresh < map->mask ? t->fresh : map->mask;
-
-    wb_clear(marks, (uint64_t)fresh + 1);
-    marks[0] = 1;
-    if (t->root && t->root <= fresh) {
-        path[depth++] = t->root;
-        marks[t->root] = 1;
-    }
-    while (depth) {
-        struct node *n = node_at(map, path[--depth]);
-
-        if (!n)
-            break; /* somebody else writes what he must not */
-        entries += !n->intermediate;
-        for (int side = 0; side < 2; side++) {
-            uint32_t child = n->child[side];
-
-            if (child <= fresh && !marks[child]) {
-                marks[child] = 1;
-                path[depth++] = child;
-            }
-        }
-    }
-    for (uint32_t i = 0; i < t->free && i <= map->mask; i++)
-        if (free[i] <= fresh && !marks[free[i]]) {
-            marks[free[i]] = 1;
-            free[kept++] = free[i];
-        }
-    WB_STORE(&t->free, kept);
-    for (uint32_t i = 0; i < t->limbo && i <= map->mask; i++) {
-        struct waiting *w = &limbo[((uint64_t)t->first + i) % (map->mask + 1)];
-
-        if (w->node > fresh || marks[w->node])
-            w->node = 0;
-        else
-            marks[w->node] = 1;
-    }
-    for (uint32_t i = 1; i <= fresh; i++)
-        if (!marks[i])
-            drop_node(run, map, i);
-    t->entries = entries;
-}
-
-static int64_t enter(struct wb_run *run, struct wb_map *map)
-{
-    struct trie *t = map->local;
-    int64_t taken = wb_take_word(run, map->space, &t->lock);
-
-    if (taken == 1)
-        recover(run, map);
-    return taken < 0 ? taken : 0;
-}
-
 /* --- changes ------------------------------------------------------------------------------------------------------ */
 
 static void fill(struct wb_map *map, struct node *n, uint32_t bits, const uint8_t *data, const void *value)
@@ -352,7 +159,7 @@ static int64_t change(struct wb_run *run, struct wb_map *map, const struct key *
         error = may_add(map, flags);
     if (error)
         return error;
-    fresh = take_node(run, map);
+    fresh = wb_trie_take(run, map);
     if (!fresh)
         return -ENOMEM;
     struct node *made = node_at(map, fresh);
@@ -365,16 +172,16 @@ static int64_t change(struct wb_run *run, struct wb_map *map, const struct key *
 
         WB_STORE(link, fresh);
         t->entries += !was;
-        drop_node(run, map, old);
+        wb_trie_drop(run, map, old);
         return 0;
     }
     if (n && same == key->bits) {
         made->child[bit(n->data, same)] = old;
         WB_STORE(link, fresh);
     } else if (n) {
-        between = take_node(run, map);
+        between = wb_trie_take(run, map);
         if (!between) {
-            return_node(map, fresh);
+            wb_trie_return(map, fresh);
             return -ENOMEM;
         }
         struct node *fork = node_at(map, between);
@@ -396,7 +203,7 @@ static int64_t trie_update(struct wb_run *run, struct wb_map *map, const void *k
 
     if (flags > WB_EXIST || ((const struct key *)key)->bits > max_bits(map))
         return -EINVAL;
-    int64_t error = enter(run, map);
+    int64_t error = wb_trie_enter(run, map);
 
     if (error)
         return error;
@@ -429,11 +236,11 @@ static int64_t cut(struct wb_run *run, struct wb_map *map, const struct key *key
         WB_STORE(&n->intermediate, 1u);
     } else if (parent && parent->intermediate && !n->child[0] && !n->child[1]) {
         WB_STORE(above_link, parent->child[parent->child[0] == old]);
-        drop_node(run, map, upper);
-        drop_node(run, map, old);
+        wb_trie_drop(run, map, upper);
+        wb_trie_drop(run, map, old);
     } else {
         WB_STORE(link, n->child[0] ? n->child[0] : n->child[1]);
-        drop_node(run, map, old);
+        wb_trie_drop(run, map, old);
     }
     t->entries--;
     return 0;
@@ -445,7 +252,7 @@ static int64_t trie_erase(struct wb_run *run, struct wb_map *map, const void *ke
 
     if (((const struct key *)key)->bits > max_bits(map))
         return -EINVAL;
-    int64_t error = enter(run, map);
+    int64_t error = wb_trie_enter(run, map);
 
     if (error)
         return error;
