@@ -1,7 +1,8 @@
 """Objects without libbpf: apply every relocation of a BPF object and give its programs and maps, ready to run.
 
 What clang emits (kernel Documentation/bpf/llvm_reloc.rst and btf.rst) is resolved as libbpf does; nothing is loaded
-and no privilege is needed.
+and no privilege is needed. As with libbpf, addresses that initialise variables (`const char *names[] = {"a"}`) are
+not resolved: a program that follows one is refused by the verifier, for it has a number there.
 """
 
 from __future__ import annotations

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ("CodeLinker",)
 
-_64_64, _ABS64, _ABS32, _NODYLD32, _64_32 = 1, 2, 3, 4, 10
+_64_64, _64_32 = 1, 10  # R_BPF_64_64, R_BPF_64_32
 _LD_IMM64, _CALL = 0x18, 0x85
-_PSEUDO_CALL, _PSEUDO_KFUNC, _PSEUDO_FUNC, _MAP_IDX, _MAP_IDX_VALUE = 1, 2, 4, 5, 6
+_PSEUDO_CALL, _PSEUDO_FUNC, _MAP_IDX, _MAP_IDX_VALUE = 1, 4, 5, 6
 _SHF_EXECINSTR = 4
 _LARGEST = 1_000_000  # instructions: the kernel's BPF_COMPLEXITY_LIMIT_INSNS; more could not be verified either
 
