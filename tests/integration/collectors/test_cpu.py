@@ -57,9 +57,14 @@ def test_counts_shares_and_call_chains(tmp_path: Path, flags: tuple[str, ...], s
     recording = record(tmp_path, f"cpu:999,stacks={stacks}", "burn", SECONDS, program=known(*flags))
     samples = recording.samples
     expect_count(recording, SECONDS, 999)
-    heavy, light = share(samples, "heavy"), share(samples, "light")
+    # By chains: on a busy machine a tenth of a program's time may be the kernel's, called or interrupting.
+    heavy, light = (
+        float(samples["stack"].isin(stacks_through(recording, name)).mean())
+        for name in ("heavy", "light")
+    )
     assert heavy + light > 0.9
     assert heavy / (heavy + light) == pytest.approx(0.75, abs=0.06)
+    assert share(samples, "heavy") > 0.4 and share(samples, "light") > 0.1
     assert set(samples["pid"]) == {recording.manifest.pid} == set(samples["tid"])
     assert set(samples["comm"]) == {Path(recording.manifest.command[0]).name[:15]}
     assert samples["time"].is_monotonic_increasing
