@@ -63,8 +63,9 @@ struct wb_task {
     uint64_t lost;           /* 288  returns that could not be followed */
     uint64_t beginning;      /* 296  era that the thread is joining in */
     uint64_t patience;       /* 304  hits until it is tried again */
-    uint64_t reserved;       /* 312 */
-    struct wb_frame frames[WB_FRAMES]; /* 320 */
+    uint64_t *epoch, *mine;  /* 312  the namespace's epoch and this thread's; words of no meaning without one */
+    uint64_t reserved[7];    /* 328 */
+    struct wb_frame frames[WB_FRAMES]; /* 384 */
     uint64_t hits[WB_LINKS], missed[WB_LINKS];
     uint8_t scratch[WB_SCRATCH] __attribute__((aligned(64)));
 };

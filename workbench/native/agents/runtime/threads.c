@@ -67,6 +67,7 @@ static bool begin(struct wb_task *task, uint64_t era) {
     run->random[1] = task->pointer ^ tid;
     task->tid = tid;
     task->word = &task->tid;
+    task->epoch = task->mine = &task->reserved[0];
     if (wb_agent.named) {
         if (wb_join(run, &wb_agent.space)) {
             task->patience = RETRY;
@@ -74,6 +75,8 @@ static bool begin(struct wb_task *task, uint64_t era) {
             return false;
         }
         task->word = &run->self->lock;
+        task->epoch = run->space->epoch;
+        task->mine = &run->self->epoch;
     }
     WB_STORE(&task->era, era);
     WB_STORE(&task->beginning, 0);
