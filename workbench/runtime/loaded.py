@@ -17,6 +17,7 @@ import numpy as np
 from workbench.errors import BadSpec, MissingCapability, WorkbenchError
 from workbench.objects.link import link
 from workbench.objects.model import builtin
+from workbench.runtime.helpers.streams import needed_rings
 from workbench.runtime.inventory import announce, withdraw
 from workbench.runtime.isa import decode
 from workbench.runtime.maps import current_run
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from workbench.objects.linked import LinkedMap, LinkedObject, LinkedProgram
     from workbench.objects.model import BpfObject
     from workbench.runtime.attach import Link, Process
+    from workbench.runtime.helpers.printk import Lines
+    from workbench.runtime.helpers.timers import Timers
     from workbench.runtime.jit import Blob
     from workbench.runtime.jit import Program as Code
     from workbench.runtime.maps import Map, Space
@@ -134,6 +137,11 @@ class Program:
         made = Code(self._lowered, self._shapes, self._maps, self.verdict)
         return made.start()
 
+    def close(self) -> None:
+        """Unmap what was compiled for this process."""
+        if "code" in self.__dict__:
+            self.code.close()
+
     @cached_property
     def probe(self) -> Blob:
         from workbench.runtime.jit import compile_program
@@ -207,6 +215,10 @@ class Loaded:
         self._notes: list[Path] = []
         self._closed = False
         self.all_maps: list[Map] = [space.create(one, linked.btf) for one in linked.maps]
+        # Rings of the helpers' own, opened in every target as well: printed lines, timers.
+        self._extra: list[Map] = [space.create(one) for one in needed_rings(linked)]
+        self._timers: Timers | None = None
+        self._lines: Lines | None = None
         self.maps: dict[str, Map] = {}
         self.rings: dict[str, Map] = {}
         for one, made in zip(linked.maps, self.all_maps, strict=True):
@@ -317,7 +329,7 @@ class Loaded:
                 place,
                 "uretprobe" if on_return else "uprobe",
                 tag,
-                tuple(self.all_maps),
+                (*self.all_maps, *self._extra),
                 semaphore=counter,
             )
             for place, tag, counter in zip(places, tags, counters, strict=True)
@@ -345,15 +357,38 @@ class Loaded:
         self._links.append(link)
         return link
 
+    @property
+    def printed(self) -> Lines:
+        """Lines that the programs printed (bpf_printk), wherever they ran; iterating gives those that wait."""
+        if self._lines is None:
+            from workbench.runtime.helpers.printk import Lines
+
+            self._lines = Lines(self.space)
+        return self._lines
+
+    def _fire_timers(self, program: Program) -> None:
+        """Let timers that the program starts in this process fire."""
+        if not any(one.name == ".timers" for one in self._extra):
+            return
+        from workbench.runtime.helpers.timers import Timers
+
+        if self._timers is None:
+            self._timers = Timers(self.space, self.all_maps)
+        code = program.code
+        self._timers.add(code.address, code.ranges)
+
     def test_run(self, program: str, data: bytes = bytes(64), repeat: int = 1) -> tuple[int, int]:
         """As BPF_PROG_TEST_RUN: (return value, mean duration of one run in ns).
 
         `data` is the packet of a network program, the context of every other.
         """
         from workbench.runtime.contexts import make_context
+        from workbench.runtime.helpers.faults import protect
         from workbench.runtime.helpers.native import execute_repeat
 
         one = self.programs[program]
+        protect()
+        self._fire_timers(one)
         context = make_context(one.linked.type, data)
         value, spent = execute_repeat(
             one.code.address, context.address, current_run(self.space), repeat
@@ -366,11 +401,15 @@ class Loaded:
         if self._closed:
             return
         self._closed = True
+        if self._timers is not None:
+            self._timers.close()
         for note in self._notes:
             withdraw(note)
         self.globals.clear()
         for one in self.all_maps:
             self.space.drop(one)
+        for program in self.programs.values():
+            program.close()
         leave_space(self.space)
 
     def detach(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -256,3 +257,43 @@ def test_what_is_refused(tmp_path: Path, obj: BpfObject) -> None:
             loaded.attach("called", "libc:abs")
         with pytest.raises(BadSpec, match="no ring"):
             loaded.ring("nothing")
+
+
+TALKS = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+struct value { struct bpf_timer timer; __u64 fired; };
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct value);
+} timers SEC(".maps");
+static int tick(void *map, __u32 *key, struct value *value) { value->fired++; return 0; }
+SEC("syscall") int start(void *ctx)
+{
+	__u32 zero = 0;
+	struct value *value = bpf_map_lookup_elem(&timers, &zero);
+	if (!value || bpf_timer_init(&value->timer, &timers, 1) || bpf_timer_set_callback(&value->timer, tick))
+		return 1;
+	return bpf_timer_start(&value->timer, 1000, 0);
+}
+SEC("uprobe") int say(void *ctx) { bpf_printk("hello %d", 42); return 0; }
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+def test_printed_lines_and_timers(tmp_path: Path, target: subprocess.Popen[str]) -> None:
+    path = tmp_path / "talks.bpf.c"
+    path.write_text(TALKS)
+    with wb.compile(path).load("userspace", pid=target.pid) as loaded:
+        loaded.attach("say", "libc:abs")
+        call(target, 10)
+        lines = list(loaded.printed)
+        assert [line.text for line in lines] == ["hello 42"] * 10
+        assert {line.pid for line in lines} == {target.pid}
+        assert loaded.test_run("start", bytes(8))[0] == 0
+        end = time.monotonic() + 60
+        while not loaded.maps["timers"][0]["fired"] and time.monotonic() < end:
+            time.sleep(0.01)
+        assert loaded.maps["timers"][0]["fired"] == 1

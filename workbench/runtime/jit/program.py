@@ -111,6 +111,10 @@ class Program:
         """Address of the code in use."""
         return self._codes[-1].address
 
+    def ranges(self) -> list[tuple[int, int]]:
+        """(address, bytes) of every piece of its code that is mapped: threads may still be in an older one."""
+        return [(code.base, len(code.blob.code)) for code in self._codes]
+
     def start(self, tier: str = "") -> Program:
         """Make it runnable; by default with quick code, while optimised code is made in the background.
 
