@@ -15,9 +15,7 @@ _NAMES = sorted(path.name.removesuffix(".bpf.c") for path in (Path(__file__).par
 _KNOBS: dict[str, list[dict[str, Any]]] = {
     "cpu": [{"copy_bytes": 16384}],
     "uprobe": [
-        {"argument_slots": 6, "string_slots": 2, "string_bytes": 64},
         {"join": True, "argument_slots": 6, "string_slots": 2, "want_latency": True},
-        {"want_stacks": True, "argument_slots": 3, "string_slots": 1},
     ],
     "watch": [{"want_values": True, "want_stacks": True}],
 }
