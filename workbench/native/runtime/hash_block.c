@@ -224,9 +224,10 @@ int64_t wb_block_slots(struct wb_run *run, struct wb_map *map, struct wb_block *
         for (uint32_t i = 1; i <= highest && i < WB_PARTICIPANTS; i++)
             if (WB_PEEK(&wb_block(map, i)->queue.count) && steal(run, map, mine, i, batch, 0) && ripe(map, mine))
                 return 0;
+        /* Some other program has been running all the while: not waited for longer than a few turns. */
         if (turn < SPINS)
             turn = SPINS;
-        if (!wb_wait(&turn))
+        if (turn >= SPINS + 16 || !wb_wait(&turn))
             return -ENOMEM;
     }
 }
