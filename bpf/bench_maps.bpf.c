@@ -29,7 +29,6 @@ struct {
 
 __u64 keys = 10000;
 __u64 count = 1000000;
-__u64 seed = 88172645463325252ull;
 __u64 sum;
 
 struct state {
@@ -46,6 +45,12 @@ static __always_inline __u64 draw(struct state *s)
 	x ^= x << 17;
 	s->random = x;
 	return (x & 0xffffffff) * s->keys >> 32;
+}
+
+/* Other keys in every run and every process. */
+static __always_inline __u64 start(void)
+{
+	return bpf_ktime_get_ns() * 0x9e3779b97f4a7c15ull | 1;
 }
 
 static long one_nothing(__u32 i, struct state *s)
@@ -116,7 +121,7 @@ static long one_percpu_array(__u32 i, struct state *s)
 	SEC("xdp")                                                      \
 	int name(void *ctx)                                             \
 	{                                                               \
-		struct state s = { .random = seed | 1, .keys = keys };  \
+		struct state s = { .random = start(), .keys = keys };   \
 									\
 		bpf_loop(count, one_##name, &s, 0);                     \
 		sum += s.sum;                                           \

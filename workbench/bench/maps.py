@@ -55,11 +55,10 @@ def _prepare(loaded: Any, entries: int) -> None:
     loaded.globals["count"][()] = IN_A_RUN
 
 
-def _cost(loaded: Any, program: str, seed: int) -> float:
+def _cost(loaded: Any, program: str) -> float:
     """Nanoseconds of one operation and its share of the loop; the first run warms the caches."""
     best = float("inf")
     for turn in range(3):
-        loaded.globals["seed"][()] = seed + turn
         begin = time.thread_time_ns()
         loaded.test_run(program, repeat=REPEAT)
         spent = (time.thread_time_ns() - begin) / COUNT
@@ -70,12 +69,10 @@ def _cost(loaded: Any, program: str, seed: int) -> float:
 def _costs(sides: dict[str, Any], programs: list[str]) -> dict[tuple[str, str], float]:
     """(side, program) -> median of the rounds, the loop subtracted."""
     taken: dict[tuple[str, str], list[float]] = {}
-    for turn in range(ROUNDS):
+    for _ in range(ROUNDS):
         for program in programs:
             for side, loaded in sides.items():
-                taken.setdefault((side, program), []).append(
-                    _cost(loaded, program, turn * 7919 + 1)
-                )
+                taken.setdefault((side, program), []).append(_cost(loaded, program))
     return {
         (side, program): statistics.median(
             a - b for a, b in zip(values, taken[side, "nothing"], strict=True)
