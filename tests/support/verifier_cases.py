@@ -926,6 +926,26 @@ CASES = (
         "*(u64 *)(r10 - 8) = 0 | *(u64 *)(r10 - 16) = 0 | r1 = r10 | r1 += -16 | r2 = 0 | r3 = 8 | call 203 | r0 = 0 | exit",
         "no dynptr",
     ),
+    C(
+        "dynptrs",
+        "over the stack",
+        "*(u64 *)(r10 - 24) = 0 | r1 = r10 | r1 += -24 | r2 = 8 | r3 = 0 | r4 = r10 | r4 += -16 | call 197 | r0 = 0 | exit",
+        "takes a pointer into a map value",
+    ),
+    C(
+        "dynptrs",
+        "over a map value",
+        _LOOKUP + "r1 = r0 | r2 = 8 | r3 = 0 | r4 = r10 | r4 += -24 | call 197" + _OUT,
+    ),
+    C(
+        "callbacks",
+        "a key kept by the caller",
+        "*(u64 *)(r10 - 8) = 0 | r1 = map[table] ll | r2 = subprog[fn] | r3 = r10 | r3 += -8 | r4 = 0 | call 164 | r0 = 0 | exit | "
+        "fn: *(u64 *)(r4 + 0) = r2 | r0 = 0 | exit",
+        "ends with this function",
+        "the kernel's keys stay valid until the program ends",
+    ),
+    C("loops", "may_goto back", "r6 = 0 | a: r6 += 1 | may_goto a | r0 = 0 | exit", "jumps back"),
     # --- states that may not be taken for one another
     C(
         "pruning",

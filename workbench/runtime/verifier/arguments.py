@@ -139,6 +139,8 @@ def _sized(
             raise Reject("memory is NULL, but its size may be above 0", register)
         return 0
     writes = kind in (A.UNINIT_MEMORY, A.UNINIT_MEMORY_OR_NULL)
+    # What is written through a dynptr later is not looked at again.
+    writes = writes or helper.name == "bpf_dynptr_from_mem"
     access(env, state, helper, register - 1, size.s.umin, size.s.umax, writes)
     return size.s.umax
 

@@ -192,6 +192,10 @@ def store(
             "the address of a variable is stored in the stack of a caller, which outlives it",
             register,
         )
+    if value.kind == k.MEMORY and not value.ref and frame.number < state.top.number:
+        raise Reject(
+            "an address that ends with this function is stored in the stack of a caller", register
+        )
     if low != high or (low & 7) + size > 8:
         if value.is_pointer:
             raise Reject("an address is stored at a variable stack offset", register)

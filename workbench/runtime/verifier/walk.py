@@ -322,6 +322,10 @@ class Walk:
             state.slot = target
             return [state]
         if one.opcode == op.MAY_GOTO:
+            if one.target(slot) <= slot:
+                raise Reject(
+                    "may_goto jumps back: nothing would end the loop when its budget is spent"
+                )
             # Falls through while the budget lasts, jumps when it is spent.
             out = state.copy()
             out.slot = one.target(slot)
