@@ -6,14 +6,15 @@ there is one `Process` for each target, counted, and it is left when the last ob
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from workbench.errors import MissingCapability
-from workbench.runtime.maps import Space
+from workbench.errors import MissingCapability, WorkbenchError
+from workbench.runtime.maps import Space, collect
 
 if TYPE_CHECKING:
     from workbench.runtime.attach import Process
@@ -32,6 +33,7 @@ class _Counted:
 _lock = threading.RLock()
 _spaces: dict[str | None, _Counted] = {}
 _processes: dict[int, _Counted] = {}
+_collected = False
 
 
 def _after_fork() -> None:
@@ -43,9 +45,31 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
+@atexit.register
+def _leave_everything() -> None:
+    """A program that ends with loaded objects restores its targets and takes its namespace away."""
+    for process in [one.what for one in _processes.values()]:
+        with contextlib.suppress(WorkbenchError, OSError):
+            process.close()
+    for space in [one.what for one in _spaces.values()]:
+        with contextlib.suppress(WorkbenchError, OSError):
+            space.close()
+    _after_fork()
+
+
+def _collect_once() -> None:
+    """Free the memory of namespaces whose processes were killed, before taking more."""
+    global _collected
+    if not _collected:
+        _collected = True
+        with contextlib.suppress(WorkbenchError, OSError):
+            collect()
+
+
 def enter_space(name: str | None) -> Space:
     """The namespace of that name; None is the one of this process, which vanishes with its last holder."""
     with _lock:
+        _collect_once()
         if name not in _spaces:
             _spaces[name] = _Counted(Space(name))
         one = _spaces[name]
