@@ -100,8 +100,9 @@ def find_room(pid: int, memory: Memory, size: int) -> tuple[int, bytes]:
             continue
         address = one.end - size & ~7
         content = memory.read(address, size)
-        if not any(content) or content == STUB:  # ours, of a workbench that was killed
-            return address, bytes(size)
+        # A stub that is there already was left by a workbench that was killed. It stays: a thread may be inside.
+        if not any(content) or content == STUB:
+            return address, content
     raise MissingCapability(
         f"process {pid} has no {size} unused bytes of code to make its first system call from"
     )

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -189,6 +190,7 @@ def test_killed_workbenches_leave_a_working_target(target: tuple[Running, int]) 
                         while True:
                             process.detach(process.attach_many(hooks(words)))
                 except BaseException:
+                    traceback.print_exc()
                     status = 2
                 finally:
                     os._exit(status)
