@@ -36,10 +36,7 @@ static __attribute__((noinline)) uint64_t hit_any(struct wb_site *site, struct w
     return skip;
 }
 
-_Static_assert(offsetof(struct wb_run, tail_calls) == offsetof(struct wb_run, busy) + 4 &&
-                   offsetof(struct wb_run, stopped) == offsetof(struct wb_run, busy) + 8 &&
-                   offsetof(struct wb_run, flags) == offsetof(struct wb_run, busy) + 12,
-               "wb_hit looks at these four at once");
+_Static_assert(offsetof(struct wb_run, tail_calls) == offsetof(struct wb_run, busy) + 4, "wb_hit reads both at once");
 
 /* WB_SKIP, WB_FOLLOW or 0; image->ax is the result of a function that is skipped.
  *
@@ -55,9 +52,9 @@ uint64_t wb_hit(struct wb_site *site, struct wb_registers *image) {
         return hit_any(site, image);
     struct wb_run *run = &task->run;
     struct wb_program *program = WB_LOAD(&link->program);
-    uint64_t state[2]; /* busy, tail_calls; stopped, flags: none but the flags that matter not here */
-    __builtin_memcpy(state, &run->busy, sizeof state);
-    if (__builtin_expect(!program || (state[0] | (state[1] & ~((uint64_t)~WB_RUN_SLOW << 32))), 0))
+    uint64_t state; /* busy and tail_calls */
+    __builtin_memcpy(&state, &run->busy, sizeof state);
+    if (__builtin_expect(!program || state || run->flags & WB_RUN_SLOW, 0))
         return hit_any(site, image);
     run->busy = 1;
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -71,17 +68,17 @@ uint64_t wb_hit(struct wb_site *site, struct wb_registers *image) {
     }
     if (__builtin_expect(run->budget != program->budget, 0))
         run->budget = program->budget;
-    if (__builtin_expect(run->checked, 0))
-        run->checked = 0;
     WB_PUT(task->mine, WB_LOAD(task->epoch));
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     task->hits[link->id]++;
     WB_LOAD(&program->entry)(image, run);
-    if (__builtin_expect((run->signals[0] | run->signals[1]) != 0, 0)) {
+    if (__builtin_expect((run->signals[0] | run->signals[1] | run->checked | run->stopped) != 0, 0)) {
+        run->checked = run->stopped = 0;
         wb_execute_end(run);
         return 0;
     }
     WB_STORE(task->mine, 0);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
     run->busy = 0;
     return 0;
 }

@@ -11,7 +11,8 @@ struct wb_slot {
 extern struct wb_slot wb_table[WB_TABLE] __attribute__((visibility("hidden")));
 
 static inline struct wb_slot *wb_slot(uint64_t pointer, uint32_t probe) {
-    return &wb_table[(((pointer >> 6) * 0x9e3779b97f4a7c15ull >> 50) + probe) % WB_TABLE];
+    /* Blocks of threads lie on pages of their own, most often a stack's length apart. */
+    return &wb_table[((pointer >> 10) + probe) % WB_TABLE];
 }
 
 /* Still the thread that joined: its futex word holds its id, and no fork came between (the era is wiped then). */
