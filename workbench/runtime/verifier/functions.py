@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.runtime.helpers.prototypes import HELPERS, Helper
+from workbench.runtime.helpers.prototypes import Helper
 from workbench.runtime.isa import Instruction
 from workbench.runtime.verifier import dynptr
 from workbench.runtime.verifier import kinds as k
 from workbench.runtime.verifier.arguments import Given
-from workbench.runtime.verifier.calls import finish
 from workbench.runtime.verifier.code import MAX_FRAMES
 from workbench.runtime.verifier.environment import Environment
 from workbench.runtime.verifier.precision import mark
@@ -178,18 +177,6 @@ def _leave_callback(env: Environment, state: State, callback: Callback) -> list[
     state.slot = frame.call_slot
     env.event = "leave"
     return [state]
-
-
-def helper_at(env: Environment, slot: int) -> Helper:
-    """The helper called at a slot."""
-    one = env.code.slots[slot]
-    assert one is not None
-    return HELPERS[one.imm]
-
-
-def after_callbacks(env: Environment, state: State, helper: Helper, given: Given) -> None:
-    """The helper is done calling back."""
-    finish(env, state, helper, given)
 
 
 def stack_use(env: Environment, depths: dict[int, int], calls: set[tuple[int, int, int]]) -> int:

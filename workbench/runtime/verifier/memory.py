@@ -9,12 +9,12 @@ from workbench.runtime.isa import Instruction
 from workbench.runtime.isa import opcodes as op
 from workbench.runtime.verifier import kinds as k
 from workbench.runtime.verifier import stack
-from workbench.runtime.verifier.arithmetic import move_signed, truncate
+from workbench.runtime.verifier.arithmetic import move_signed
 from workbench.runtime.verifier.environment import Environment
 from workbench.runtime.verifier.precision import mark
 from workbench.runtime.verifier.reject import Reject
-from workbench.runtime.verifier.scalar import UNKNOWN, constant, unsigned
-from workbench.runtime.verifier.state import Reg, State, number
+from workbench.runtime.verifier.scalar import UNKNOWN, unsigned
+from workbench.runtime.verifier.state import NOTHING, Reg, State, number
 
 __all__ = ("atomic", "check_range", "load", "packet_load", "pointer", "store")
 
@@ -314,15 +314,5 @@ def packet_load(env: Environment, state: State, one: Instruction) -> None:
         if index.is_pointer:
             raise Reject("the offset of a packet load is an address", one.src)
     for i in range(1, 6):
-        regs[i] = stack_nothing()
+        regs[i] = NOTHING
     regs[0] = number(unsigned(8 * one.size))
-
-
-def stack_nothing() -> Reg:
-    """A register that must not be read."""
-    from workbench.runtime.verifier.state import NOTHING
-
-    return NOTHING
-
-
-_ = (constant, truncate)

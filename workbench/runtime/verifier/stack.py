@@ -11,16 +11,16 @@ from workbench.runtime.verifier import kinds as k
 from workbench.runtime.verifier.arithmetic import truncate
 from workbench.runtime.verifier.environment import Environment
 from workbench.runtime.verifier.reject import Reject
-from workbench.runtime.verifier.scalar import Scalar, unsigned
+from workbench.runtime.verifier.scalar import unsigned
 from workbench.runtime.verifier.state import (
     INVALID,
     MISC,
     MISC_SLOT,
+    NOTHING,
     OBJECT,
     SPILLED,
     STACK_BYTES,
     ZERO,
-    ZERO_SLOT,
     Frame,
     Reg,
     Slot,
@@ -174,8 +174,6 @@ def destroy_object(env: Environment, state: State, frame: Frame, index: int) -> 
 
 def forget_slices(state: State, identity: int) -> None:
     """Pointers into a dynptr's memory end with it."""
-    from workbench.runtime.verifier.state import NOTHING
-
     state.map_regs(lambda r: NOTHING if r.kind == k.MEMORY and r.x == ("slice", identity) else None)
 
 
@@ -276,13 +274,3 @@ def make_writable(
                     types[i] = MISC
             frame.stack[index] = Slot(bytes(types))
         at += end - begin
-
-
-def zero_slot() -> Slot:
-    """8 bytes of zero."""
-    return ZERO_SLOT
-
-
-def value_of(slot: Slot) -> Scalar | None:
-    """The number in a slot, where one was spilled."""
-    return slot.reg.s if slot.reg is not None and slot.reg.kind == k.NUMBER else None

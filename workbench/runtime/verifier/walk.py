@@ -11,7 +11,7 @@ from workbench.runtime.isa import opcodes as op
 from workbench.runtime.verifier import functions, jump, memory
 from workbench.runtime.verifier import kinds as k
 from workbench.runtime.verifier.alu import alu
-from workbench.runtime.verifier.calls import call_helper
+from workbench.runtime.verifier.calls import call_helper, finish
 from workbench.runtime.verifier.environment import Environment
 from workbench.runtime.verifier.joined import Joined, widen_numbers
 from workbench.runtime.verifier.map_rules import type_name
@@ -390,7 +390,7 @@ class Walk:
         inside.may_goto += 1
         if not inside.top.callback.later:
             inside.trace = (before, slot, "enter")
-        functions.after_callbacks(env, state, helper, given)
+        finish(env, state, helper, given)
         state.trace = (before, slot, None)
         state.slot = slot + 1
         return [inside, state] if not inside.top.callback.later else [state, inside]
