@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ("Loaded", "Program", "linked_for_user_space", "load", "verify")
 
 _CALL, _HELPER = 0x85, 0
-_RING_BUFFER = 27
+_PROGRAM_ARRAY, _RING_BUFFER = 3, 27
 
 
 def linked_for_user_space(
@@ -105,6 +105,8 @@ class Program:
     Attributes
     ----------
     name, section : str
+    number : int
+        Its id within the namespace.
     linked : LinkedProgram
         As linked, before lowering.
     verdict : Verdict
@@ -120,6 +122,7 @@ class Program:
         self.name, self.section = linked.name, linked.section
         self.linked, self.verdict = linked, verdict
         self._shapes, self._maps = shapes, maps
+        self.number = 0
 
     def __repr__(self) -> str:
         return f"<Program {self.name} ({self.section})>"
@@ -256,9 +259,22 @@ class Loaded:
         """Take in a program and leave a note of it for `workbench bpf progs`."""
         self.programs[program.name] = program
         linked = self.linked
-        self._notes.append(
-            announce(self.space, linked.name, linked.license, program.linked, self.all_maps)
-        )
+        note = announce(self.space, linked.name, linked.license, program.linked, self.all_maps)
+        self._notes.append(note)
+        program.number = int(note.stem)
+
+    def fill(self) -> None:
+        """Set the initial content of maps of maps and of program arrays (`__array(values, ...)`)."""
+        by_name = {one.name: made for one, made in zip(self.linked.maps, self.all_maps, strict=True)}
+        for one, made in zip(self.linked.maps, self.all_maps, strict=True):
+            for index, name in one.values:
+                if one.type != _PROGRAM_ARRAY:
+                    made[index] = by_name[name]
+                elif name in self.programs:
+                    program = self.programs[name]
+                    nested: Any = made
+                    nested.offer(program.number, program.code.address, program)
+                    made[index] = program.number
 
     def ring(self, name: str) -> Any:
         """A ring buffer map, ready for a reader of `workbench.kernel.ring`; the caller closes it."""
@@ -494,6 +510,7 @@ def load(
         loaded = Loaded(obj, linked, space, pid)
         for name, program in linked.programs.items():
             loaded.add(Program(program, verdicts[name], linked.maps, loaded.all_maps))
+        loaded.fill()
     except BaseException:
         if loaded is not None:
             loaded.close()

@@ -297,3 +297,47 @@ def test_printed_lines_and_timers(tmp_path: Path, target: subprocess.Popen[str])
         while not loaded.maps["timers"][0]["fired"] and time.monotonic() < end:
             time.sleep(0.01)
         assert loaded.maps["timers"][0]["fired"] == 1
+
+
+NESTED = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+struct inner { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 2); __type(key, __u32); __type(value, __u64); };
+struct inner first SEC(".maps"), second SEC(".maps");
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__array(values, struct inner);
+} outer SEC(".maps") = { .values = { &first, &second } };
+int one(void *ctx);
+int two(void *ctx);
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 4);
+	__uint(key_size, 4);
+	__array(values, int(void *));
+} jumps SEC(".maps") = { .values = { [1] = &one, [3] = &two } };
+SEC("syscall") int start(__u32 *ctx)
+{
+	__u32 which = *ctx & 1, zero = 0;
+	void *map = bpf_map_lookup_elem(&outer, &which);
+	__u64 *value = map ? bpf_map_lookup_elem(map, &zero) : 0;
+	if (value)
+		*value += 10;
+	bpf_tail_call(ctx, &jumps, *ctx);
+	return 7;
+}
+SEC("syscall") int one(void *ctx) { return 100; }
+SEC("syscall") int two(void *ctx) { bpf_tail_call(ctx, &jumps, 1); return 200; }
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+def test_maps_of_maps_and_tail_calls(tmp_path: Path) -> None:
+    path = tmp_path / "nested.bpf.c"
+    path.write_text(NESTED)
+    with wb.compile(path).load("userspace") as loaded:
+        results = [loaded.test_run("start", number.to_bytes(8, "little"))[0] for number in range(5)]
+        assert results == [7, 100, 7, 100, 7]
+        assert loaded.maps["first"][0] == 30 and loaded.maps["second"][0] == 20

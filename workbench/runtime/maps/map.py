@@ -22,6 +22,7 @@ __all__ = ("FACES", "Map")
 
 HASH, ARRAY, PERCPU_HASH, PERCPU_ARRAY, LRU_HASH, LRU_PERCPU_HASH = 1, 2, 5, 6, 9, 10
 PER_CPU = (PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH)
+_INDEXED = (ARRAY, 3, 4, PERCPU_ARRAY, 12)  # keys are numbers from 0, whether the object says so or not
 ANY, NOEXIST, EXIST, LOCK = 0, 1, 2, 4
 _BATCH = 4096
 
@@ -75,6 +76,8 @@ class Map(MutableMapping[Any, Any]):
         self._value_bytes = self._slot * self.cpus
         if key.itemsize != max(self._key_bytes, 1) and self._key_bytes:
             self.key_dtype = np.dtype(f"V{self._key_bytes}")
+        if self.kind in _INDEXED and not self.key_dtype.names and self._key_bytes == 4:
+            self.key_dtype = np.dtype("u4")
         if value.itemsize != size and size:
             self.value_dtype = np.dtype(f"V{size}")
 
