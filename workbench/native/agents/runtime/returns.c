@@ -97,8 +97,7 @@ static struct wb_task *owner(uint64_t place, uint32_t *index) {
     __builtin_trap(); /* nobody knows where this function was called from */
 }
 
-/* A probed function returned; the result is the true return address. */
-uint64_t wb_came_back(struct wb_registers *image) {
+static __attribute__((noinline)) uint64_t came_back_any(struct wb_registers *image) {
     uint64_t place = image->sp - 8;
     uint32_t at = 0;
     struct wb_slot *slot = wb_slot(wb_thread_pointer(), 0);
@@ -139,5 +138,24 @@ uint64_t wb_came_back(struct wb_registers *image) {
             if (task)
                 wb_run_link(task, link, image, &result);
         }
+    return address;
+}
+
+/* A probed function returned; the result is the true return address. The usual case is inlined: the innermost frame, no
+ * tail call, one program. */
+uint64_t wb_came_back(struct wb_registers *image) {
+    struct wb_task *task = wb_task_at(wb_thread_pointer());
+    if (__builtin_expect(!task || !task->depth, 0))
+        return came_back_any(image);
+    struct wb_frame *frame = &task->frames[task->depth - 1];
+    struct wb_chain *chain = frame->chain;
+    uint64_t address = frame->address, place = image->sp - 8, result;
+    if (__builtin_expect(frame->place != place || chain->returns != 1 ||
+                             (task->depth > 1 && frame[-1].place == place),
+                         0))
+        return came_back_any(image);
+    task->depth--;
+    image->ip = address;
+    wb_run_link(task, chain->links[chain->entries], image, &result);
     return address;
 }
