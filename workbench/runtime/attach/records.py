@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import MissingCapability, NotPermitted, TargetGone
+from workbench.errors import MissingCapability, NotPermitted, RunFailed, TargetGone
 from workbench.runtime.attach.agent import LoadedAgent
 from workbench.runtime.attach.memory import Memory
 from workbench.runtime.attach.returns import restore_returns
@@ -146,7 +146,7 @@ def collect() -> list[Collected]:
         except TargetGone:
             path.unlink(missing_ok=True)
             continue
-        except (NotPermitted, MissingCapability) as error:
+        except (NotPermitted, MissingCapability, RunFailed) as error:
             found.append(Collected(pid, 0, error.message))
             continue
         path.unlink(missing_ok=True)
@@ -171,7 +171,7 @@ def restore_relatives(pid: int, lines: list[dict[str, Any]]) -> list[int]:
             if _has_any(other, sites):
                 _restore(other, lines)
                 found.append(other)
-        except (TargetGone, NotPermitted, MissingCapability):
+        except (TargetGone, NotPermitted, MissingCapability, RunFailed):
             continue
     return found
 
