@@ -172,10 +172,10 @@ class BpfObject:
         return import_module("workbench.host.backend").load(self, backend, **options)
 
     def verify(self, **options: Any) -> Any:
-        """Verify every program for user space: name -> Verdict; see `workbench.runtime.loaded.verify`."""
+        """Verify every program for user space: verdicts by name, `.frame` for all; see `workbench.runtime.verify`."""
         from importlib import import_module
 
-        return import_module("workbench.runtime.loaded").verify(self, **options)
+        return import_module("workbench.runtime.verify").verify(self, **options)
 
     @cached_property
     def lines(self) -> tuple[SourceLine, ...]:

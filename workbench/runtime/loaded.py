@@ -9,19 +9,18 @@ a namespace of shared memory. Nothing is left when `with` ends: hooks are remove
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workbench.errors import BadSpec, MissingCapability, WorkbenchError
-from workbench.objects.link import link
-from workbench.objects.model import builtin
 from workbench.runtime.helpers.streams import needed_rings
 from workbench.runtime.inventory import announce, withdraw
 from workbench.runtime.isa import decode
 from workbench.runtime.maps import current_run
+from workbench.runtime.program import Links, Program
 from workbench.runtime.sharing import enter_process, enter_space, leave_process, leave_space
+from workbench.runtime.verify import linked_for_user_space
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,165 +29,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from workbench.objects.linked import LinkedMap, LinkedObject, LinkedProgram
+    from workbench.objects.linked import LinkedObject, LinkedProgram
     from workbench.objects.model import BpfObject
-    from workbench.runtime.attach import Link, Process
+    from workbench.runtime.attach import Process
     from workbench.runtime.helpers.printk import Lines
     from workbench.runtime.helpers.timers import Timers
-    from workbench.runtime.jit import Blob
-    from workbench.runtime.jit import Program as Code
     from workbench.runtime.maps import Map, Space
     from workbench.runtime.verifier import Verdict
 
-__all__ = ("Loaded", "Program", "linked_for_user_space", "load", "verify")
+__all__ = ("Loaded", "load")
 
 _CALL, _HELPER = 0x85, 0
 _PROGRAM_ARRAY, _RING_BUFFER = 3, 27
-
-
-def linked_for_user_space(
-    obj: BpfObject,
-    *,
-    constants: Mapping[str, int | bool] | None = None,
-    map_sizes: Mapping[str, int] | None = None,
-    programs: Iterable[str] | None = None,
-) -> LinkedObject:
-    """The object linked against the types of user space's platform (native/runtime/platform.h)."""
-    return link(
-        obj,
-        btf=builtin("userspace").btf,
-        constants=constants,
-        map_sizes=map_sizes,
-        programs=programs,
-    )
-
-
-def verify(
-    obj: BpfObject,
-    *,
-    constants: Mapping[str, int | bool] | None = None,
-    programs: Iterable[str] | None = None,
-    **options: Any,
-) -> dict[str, Verdict]:
-    """Verify programs of an object as `load` does, without loading them.
-
-    Parameters
-    ----------
-    obj : BpfObject
-    constants, programs
-        As for `load`.
-    **options
-        For `workbench.runtime.verifier.verify`.
-
-    Returns
-    -------
-    dict of str to Verdict
-        By program name; `verdict.frame` shows every instruction's states.
-
-    Raises
-    ------
-    VerifierRejected
-        The first that is refused: instruction, C line, registers, shortest failing path.
-    """
-    from workbench.runtime.verifier import verify as verify_program
-
-    linked = linked_for_user_space(obj, constants=constants, programs=programs)
-    return {
-        name: verify_program(program, linked, **options)
-        for name, program in linked.programs.items()
-    }
-
-
-class Program:
-    """A loaded program.
-
-    Attributes
-    ----------
-    name, section : str
-    number : int
-        Its id within the namespace.
-    linked : LinkedProgram
-        As linked, before lowering.
-    verdict : Verdict
-    code : workbench.runtime.jit.Program
-        Compiled for this process, in both tiers; made by the first `test_run`.
-    probe : workbench.runtime.jit.Blob
-        Compiled for probes: integer registers only, so that nothing else need be saved. Made by the first attachment.
-    """
-
-    def __init__(
-        self, linked: LinkedProgram, verdict: Verdict, shapes: Sequence[LinkedMap], maps: list[Map]
-    ) -> None:
-        self.name, self.section = linked.name, linked.section
-        self.linked, self.verdict = linked, verdict
-        self._shapes, self._maps = shapes, maps
-        self.number = 0
-
-    def __repr__(self) -> str:
-        return f"<Program {self.name} ({self.section})>"
-
-    @cached_property
-    def _lowered(self) -> LinkedProgram:
-        from workbench.runtime.lower import lower
-
-        return lower(self.linked, self.verdict)
-
-    @cached_property
-    def code(self) -> Code:
-        from workbench.runtime.jit import Program as Code
-
-        made = Code(self._lowered, self._shapes, self._maps, self.verdict)
-        return made.start()
-
-    def close(self) -> None:
-        """Unmap what was compiled for this process."""
-        if "code" in self.__dict__:
-            self.code.close()
-
-    @cached_property
-    def probe(self) -> Blob:
-        from workbench.runtime.jit import compile_program
-
-        return compile_program(
-            self._lowered, self._shapes, verdict=self.verdict, tier="optimised", vectors=False
-        )
-
-
-class Links:
-    """Several attachments of one program as one link."""
-
-    def __init__(self, description: str, links: list[Link]) -> None:
-        self.description, self.links = description, links
-
-    def __repr__(self) -> str:
-        return f"<Links {self.description}{'' if self.attached else ' (detached)'}>"
-
-    @property
-    def attached(self) -> bool:
-        """True until closed."""
-        return bool(self.links)
-
-    @property
-    def hits(self) -> int:
-        """How often the program ran."""
-        return sum(link.hits for link in self.links)
-
-    @property
-    def missed(self) -> int:
-        """Hits that ran no program: the thread was inside another one, or its return could not be followed."""
-        return sum(link.missed for link in self.links)
-
-    def close(self) -> None:
-        """Detach; safe to call twice."""
-        links, self.links = self.links, []
-        if links:
-            links[0].process.detach(links)
-
-    def __enter__(self) -> Links:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class Loaded:

@@ -26,8 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Verify every program and print a row for each, and why one is refused."""
     from workbench.cli.bpf.objects import opened
-    from workbench.runtime.loaded import linked_for_user_space
     from workbench.runtime.verifier import verify
+    from workbench.runtime.verify import linked_for_user_space
 
     linked = linked_for_user_space(
         opened(arguments.object), programs=arguments.program or None

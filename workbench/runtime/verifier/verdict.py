@@ -44,8 +44,8 @@ class Verdict:
     """
 
     program: str
-    kinds: np.ndarray
-    offsets: np.ndarray
+    kinds: np.ndarray = field(repr=False)
+    offsets: np.ndarray = field(repr=False)
     unbounded: frozenset[int] = frozenset()
     steps: int = 0
     states: int = 0

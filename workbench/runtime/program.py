@@ -1,0 +1,110 @@
+"""A loaded program, and its attachments as one link."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from workbench.objects.linked import LinkedMap, LinkedProgram
+    from workbench.runtime.attach import Link
+    from workbench.runtime.jit import Blob
+    from workbench.runtime.jit import Program as Code
+    from workbench.runtime.maps import Map
+    from workbench.runtime.verifier import Verdict
+
+__all__ = ("Links", "Program")
+
+
+class Program:
+    """A loaded program.
+
+    Attributes
+    ----------
+    name, section : str
+    number : int
+        Its id within the namespace.
+    linked : LinkedProgram
+        As linked, before lowering.
+    verdict : Verdict
+    code : workbench.runtime.jit.Program
+        Compiled for this process, in both tiers; made by the first `test_run`.
+    probe : workbench.runtime.jit.Blob
+        Compiled for probes: integer registers only, so that nothing else need be saved. Made by the first attachment.
+    """
+
+    def __init__(
+        self, linked: LinkedProgram, verdict: Verdict, shapes: Sequence[LinkedMap], maps: list[Map]
+    ) -> None:
+        self.name, self.section = linked.name, linked.section
+        self.linked, self.verdict = linked, verdict
+        self._shapes, self._maps = shapes, maps
+        self.number = 0
+
+    def __repr__(self) -> str:
+        return f"<Program {self.name} ({self.section})>"
+
+    @cached_property
+    def _lowered(self) -> LinkedProgram:
+        from workbench.runtime.lower import lower
+
+        return lower(self.linked, self.verdict)
+
+    @cached_property
+    def code(self) -> Code:
+        from workbench.runtime.jit import Program as Code
+
+        made = Code(self._lowered, self._shapes, self._maps, self.verdict)
+        return made.start()
+
+    def close(self) -> None:
+        """Unmap what was compiled for this process."""
+        if "code" in self.__dict__:
+            self.code.close()
+
+    @cached_property
+    def probe(self) -> Blob:
+        from workbench.runtime.jit import compile_program
+
+        return compile_program(
+            self._lowered, self._shapes, verdict=self.verdict, tier="optimised", vectors=False
+        )
+
+
+class Links:
+    """Several attachments of one program as one link."""
+
+    def __init__(self, description: str, links: list[Link]) -> None:
+        self.description, self.links = description, links
+
+    def __repr__(self) -> str:
+        return f"<Links {self.description}{'' if self.attached else ' (detached)'}>"
+
+    @property
+    def attached(self) -> bool:
+        """True until closed."""
+        return bool(self.links)
+
+    @property
+    def hits(self) -> int:
+        """How often the program ran."""
+        return sum(link.hits for link in self.links)
+
+    @property
+    def missed(self) -> int:
+        """Hits that ran no program: the thread was inside another one, or its return could not be followed."""
+        return sum(link.missed for link in self.links)
+
+    def close(self) -> None:
+        """Detach; safe to call twice."""
+        links, self.links = self.links, []
+        if links:
+            links[0].process.detach(links)
+
+    def __enter__(self) -> Links:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
