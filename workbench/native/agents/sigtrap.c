@@ -4,8 +4,7 @@
  * that made the access, and the handler below writes a record to memory shared with the recorder. Loaded by LD_PRELOAD
  * (areas are then named by environment variables WORKBENCH_WATCH_...) or by dlopen and `wb_watch_map`.
  *
- * Everything the handler calls is async-signal-safe: system calls, atomics and the vDSO clock. It never reads foreign
- * memory by a plain load (another thread may have unmapped it): process_vm_readv fails where a load would crash.
+ * What the handler does is in watch_record.h; everything it calls is async-signal-safe.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -16,186 +15,29 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
 #include <time.h>
-#include <ucontext.h>
 #include <unistd.h>
 
-#include "watch_area.h"
+#include "watch_record.h"
 
 #define EXPORT __attribute__((visibility("default")))
-#define AREAS 8
-#define TRAP_PERF_CODE 6          /* TRAP_PERF of asm-generic/siginfo.h, Linux >= 5.13 */
-#define PERF_DATA_OFFSET 24       /* si_perf_data, si_perf_type, si_perf_flags of siginfo_t on 64-bit */
-#define PERF_FLAGS_OFFSET 36
-#define PERF_FLAG_ASYNC 1u        /* the signal was blocked when the access was made */
+#define AREAS WATCH_AREAS
 #define VARIABLE "WORKBENCH_WATCH_"
 
 extern char **environ;
 
-static _Atomic(struct watch_header *) areas[AREAS];
 static uint64_t lengths[AREAS];
-static _Atomic uint32_t inside[AREAS]; /* handlers that use an area right now */
 static struct sigaction previous;
 static bool installed;
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
 
-/* The value seen last, of this process: a forked child goes on with a copy of what its parent saw. */
-static struct {
-	_Atomic uint64_t address, value;
-	_Atomic uint32_t round;
-} seen[AREAS][WATCH_PLACES];
-
-static bool read_memory(uint64_t address, void *to, size_t bytes)
+static uint64_t watch_time(void)
 {
-	struct iovec local = { to, bytes }, remote = { (void *)(uintptr_t)address, bytes };
-
-	return syscall(SYS_process_vm_readv, syscall(SYS_getpid), &local, 1, &remote, 1, 0) == (long)bytes;
-}
-
-static uint64_t copy_registers(const ucontext_t *context, uint64_t *to, uint64_t *frame)
-{
-#if defined(__x86_64__)
-	static const uint8_t order[] = { REG_R15, REG_R14, REG_R13, REG_R12, REG_RBP, REG_RBX, REG_R11, REG_R10,
-					 REG_R9,  REG_R8,  REG_RAX, REG_RCX, REG_RDX, REG_RSI, REG_RDI };
-	const greg_t *from = context->uc_mcontext.gregs;
-
-	for (size_t i = 0; i < sizeof(order); i++)
-		to[i] = (uint64_t)from[order[i]];
-	to[15] = 0;
-	to[16] = (uint64_t)from[REG_RIP];
-	to[17] = (uint64_t)from[REG_CSGSFS] & 0xffff;
-	to[18] = (uint64_t)from[REG_EFL];
-	to[19] = (uint64_t)from[REG_RSP];
-	to[20] = 0;
-	*frame = (uint64_t)from[REG_RBP];
-	return to[16];
-#else
-	for (int i = 0; i < 31; i++)
-		to[i] = context->uc_mcontext.regs[i];
-	to[31] = context->uc_mcontext.sp;
-	to[32] = context->uc_mcontext.pc;
-	to[33] = context->uc_mcontext.pstate;
-	*frame = to[29];
-	return to[32];
-#endif
-}
-
-/* Return addresses by the chain of frame pointers; it has to climb, or it is none. */
-static uint64_t walk(uint64_t frame, uint64_t *to)
-{
-	uint64_t count = 0, pair[2];
-
-	while (count < WATCH_FRAMES && frame && frame % 8 == 0 && read_memory(frame, pair, sizeof(pair)) && pair[1]) {
-		to[count++] = pair[1];
-		if (pair[0] <= frame || pair[0] - frame > (1u << 24))
-			break;
-		frame = pair[0];
-	}
-	return count;
-}
-
-static bool allowed(struct watch_header *area)
-{
-	if (atomic_fetch_sub(&area->budget, 1) <= 0) {
-		atomic_fetch_add(&area->lost_budget_spent, 1);
-		return false;
-	}
-	if (atomic_fetch_sub(&area->window, 1) <= 0) {
-		atomic_fetch_add(&area->budget, 1);
-		atomic_fetch_add(&area->lost_rate_limited, 1);
-		return false;
-	}
-	return true;
-}
-
-static struct watch_record *claim(struct watch_header *area, uint64_t *position)
-{
-	uint64_t at = atomic_load(&area->head);
-
-	do {
-		if (at - atomic_load_explicit(&area->tail, memory_order_acquire) >= area->records) {
-			atomic_fetch_add(&area->lost_ring_full, 1);
-			return NULL;
-		}
-	} while (!atomic_compare_exchange_weak(&area->head, &at, at + 1));
-	*position = at;
-	return (struct watch_record *)((char *)area + WATCH_HEADER) + (at & (area->records - 1));
-}
-
-static void read_value(struct watch_header *area, int number, int which, struct watch_record *record)
-{
-	struct watch_place *place = &area->places[which];
-	uint32_t round = atomic_load(&place->round);
-	uint64_t now = 0;
-	bool known = false;
-
-	if (atomic_load(&seen[number][which].address) == record->address && atomic_load(&seen[number][which].round) == round) {
-		record->before = atomic_load(&seen[number][which].value);
-		known = true;
-	} else if (round && place->first_pid == record->pid) {
-		record->before = place->first;
-		known = true;
-	}
-	if (record->size <= 8 && read_memory(record->address, &now, record->size)) {
-#if defined(__x86_64__)
-		record->after = now;
-		record->flags |= KNOWS_AFTER;
-#else
-		record->before = now; /* the trap comes before the access */
-		known = true;
-#endif
-		atomic_store(&seen[number][which].value, now);
-		atomic_store(&seen[number][which].round, round);
-		atomic_store(&seen[number][which].address, record->address);
-	}
-	if (known)
-		record->flags |= KNOWS_BEFORE;
-}
-
-static void record_hit(int number, struct watch_header *area, uint64_t address, uint32_t late, const ucontext_t *context)
-{
-	struct watch_record *record;
-	uint64_t position, frame, ip;
 	struct timespec now;
-	unsigned int cpu = 0;
-	int which = 0;
 
-	atomic_fetch_add(&area->taken, 1);
-	while (which < WATCH_PLACES && atomic_load(&area->places[which].address) != address)
-		which++;
-	if (which == WATCH_PLACES)
-		return;
-	atomic_fetch_add(&area->places[which].hits, 1);
-	if (!allowed(area))
-		return;
-	record = claim(area, &position);
-	if (!record)
-		return;
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	syscall(SYS_getcpu, &cpu, NULL, NULL);
-	record->time = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-	record->pid = (uint32_t)syscall(SYS_getpid);
-	record->tid = (uint32_t)syscall(SYS_gettid);
-	record->cpu = cpu;
-	record->flags = late ? LATE : 0;
-	record->address = address;
-	record->size = area->places[which].size;
-	record->before = record->after = 0;
-	memset(record->comm, 0, sizeof(record->comm));
-	prctl(PR_GET_NAME, record->comm, 0, 0, 0);
-	ip = copy_registers(context, record->registers, &frame);
-	memset(record->code, 0, sizeof(record->code));
-	if (read_memory(ip - WATCH_CODE / 2, record->code, WATCH_CODE))
-		record->flags |= KNOWS_CODE;
-	if (area->want_values)
-		read_value(area, number, which, record);
-	record->frames = area->want_stacks ? walk(frame, record->stack) : 0;
-	atomic_store_explicit(&record->sequence, position + 1, memory_order_release);
-	atomic_fetch_add(&area->places[which].recorded, 1);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 static void hand_on(int number, siginfo_t *info, void *context)
@@ -224,20 +66,7 @@ static void on_trap(int number, siginfo_t *info, void *context)
 	}
 	memcpy(&data, (char *)info + PERF_DATA_OFFSET, sizeof(data));
 	memcpy(&flags, (char *)info + PERF_FLAGS_OFFSET, sizeof(flags));
-	for (int i = 0; i < AREAS; i++) {
-		struct watch_header *area;
-		bool mine;
-
-		/* Counted before the load: whoever takes the area away afterwards sees the count, or we see no area. */
-		atomic_fetch_add(&inside[i], 1);
-		area = atomic_load(&areas[i]);
-		mine = area && area->token == data >> 8;
-		if (mine)
-			record_hit(i, area, (uint64_t)(uintptr_t)info->si_addr, flags & PERF_FLAG_ASYNC, context);
-		atomic_fetch_sub(&inside[i], 1);
-		if (mine)
-			break;
-	}
+	take_hit(data, (uint64_t)(uintptr_t)info->si_addr, flags, context);
 	errno = saved;
 }
 
@@ -284,10 +113,7 @@ EXPORT int wb_watch_map(const char *path)
 	close(fd);
 	if (area == MAP_FAILED)
 		return -errno;
-	if (area->magic != WATCH_MAGIC || area->version != WATCH_VERSION ||
-	    area->record_bytes != sizeof(struct watch_record) || !area->records ||
-	    (area->records & (area->records - 1)) ||
-	    ((uint64_t)status.st_size - WATCH_HEADER) / sizeof(struct watch_record) < area->records) {
+	if (!is_area(area, (uint64_t)status.st_size)) {
 		munmap(area, (size_t)status.st_size);
 		return -EINVAL;
 	}
