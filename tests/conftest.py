@@ -6,6 +6,8 @@ import signal
 from collections import defaultdict
 
 import pytest
+from last_resort import LastResort
+from run_again import RunAgain
 
 from workbench import host
 from workbench.errors import WorkbenchError
@@ -23,6 +25,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "needs(*capabilities): rows of `workbench doctor` without which the test cannot run here",
     )
     config.stash[MISSING] = defaultdict(set)
+    config.pluginmanager.register(RunAgain())
+    config.pluginmanager.register(LastResort(config))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
