@@ -13,7 +13,7 @@ from workbench.runtime.attach.memory import PAGE, Memory
 from workbench.runtime.attach.relocate import JUMP
 from workbench.runtime.attach.stop import Stop
 
-__all__ = ("inside", "suspended_inside")
+__all__ = ("inside", "stack_words", "suspended_inside")
 
 _DEPTH = 16 * PAGE
 
@@ -35,7 +35,7 @@ def suspended_inside(stop: Stop, memory: Memory, starts: list[int]) -> bool:
     """
     places = np.array(starts, np.uint64)
     for thread in list(stop.threads):
-        words = _stack(memory, ptrace.get_registers(thread).sp & ~7)
+        _, words = stack_words(memory, ptrace.get_registers(thread).sp)
         at = np.searchsorted(places, words, "left") - 1
         near = places[np.maximum(at, 0)]
         if bool(((at >= 0) & (words > near) & (words - near < JUMP)).any()):
@@ -43,10 +43,11 @@ def suspended_inside(stop: Stop, memory: Memory, starts: list[int]) -> bool:
     return False
 
 
-def _stack(memory: Memory, sp: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """The words above a stack pointer, as many as are mapped."""
+def stack_words(memory: Memory, sp: int) -> tuple[int, np.ndarray[tuple[int], np.dtype[np.uint64]]]:
+    """The words above a stack pointer, as many as are mapped, and the address of the first."""
+    sp &= ~7
     with contextlib.suppress(MissingCapability):
-        return np.frombuffer(memory.read(sp, _DEPTH), np.uint64)
+        return sp, np.frombuffer(memory.read(sp, _DEPTH), np.uint64)
     parts = []  # less than that is mapped
     at, end = sp, sp + _DEPTH
     while at < end:
@@ -56,4 +57,4 @@ def _stack(memory: Memory, sp: int) -> np.ndarray[tuple[int], np.dtype[np.uint64
         except MissingCapability:
             break
         at += size
-    return np.frombuffer(b"".join(parts), np.uint64)
+    return sp, np.frombuffer(b"".join(parts), np.uint64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -9,9 +10,16 @@ if TYPE_CHECKING:
     from workbench.runtime.attach.process import Process
     from workbench.runtime.maps import Map
 
-__all__ = ("HookKind", "Link", "Program", "Request")
+__all__ = ("HookKind", "Link", "Owner", "Program", "Request")
 
 HookKind = Literal["uprobe", "uretprobe", "override", "replace", "usdt"]
+
+
+class Owner(Protocol):
+    """Detaches links."""
+
+    def detach(self, links: Sequence[Link]) -> None:
+        """Take them off in one stop; those that are detached already do not matter."""
 
 
 class Program(Protocol):
@@ -85,6 +93,8 @@ class Link:
     siblings: tuple[Link, ...] = ()
     last: tuple[int, int] = (0, 0)
     base: tuple[int, int] = (0, 0)
+    owner: Owner | None = None
+    """What detaches it where that is not the process."""
 
     @property
     def hits(self) -> int:
@@ -98,4 +108,4 @@ class Link:
 
     def detach(self) -> None:
         """Take the program off its site; the last one of a site restores the bytes. Harmless twice."""
-        self.process.detach([self, *self.siblings])
+        (self.owner or self.process).detach([self, *self.siblings])

@@ -53,7 +53,9 @@ class Places:
         self._memory = memory
         self._known: dict[int, Place] = {}
         self._addresses: list[int] = []
-        self._targets: dict[int, set[int]] = {}
+        self.others: dict[
+            int, tuple[str, bytes]
+        ] = {}  # jumps that `syscalls` wrote: name, original
 
     def __getitem__(self, address: int) -> Place:
         return self._known[address]
@@ -65,6 +67,7 @@ class Places:
         """Forget everything: the process runs another program now."""
         self._known.clear()
         self._addresses.clear()
+        self.others.clear()
 
     def add(self, places: Iterable[Place]) -> None:
         """Keep places whose trampolines exist."""
@@ -99,6 +102,11 @@ class Places:
         place = self._plan(address, function)
         others = (self._known, fresh)
         for near in range(address - JUMP + 1, address + JUMP):
+            if near in self.others:
+                raise MissingCapability(
+                    f"{place.name} lies within {JUMP} bytes of a hooked system call",
+                    "probe another instruction, or the system call itself",
+                )
             for known_places in others:
                 if near in known_places:
                     other = known_places[near]
@@ -137,6 +145,11 @@ class Places:
             code = bytearray(self._memory.read(address, size + _BEYOND))
         except MissingCapability:
             code = bytearray(self._memory.read(address, size))
+        for at, (_, original) in self.others.items():
+            if address - JUMP < at < address + len(code):
+                for i, byte in enumerate(original, at - address):
+                    if 0 <= i < len(code):
+                        code[i] = byte
         low = bisect.bisect_left(self._addresses, address - JUMP)
         high = bisect.bisect_right(self._addresses, address + len(code))
         for place in (self._known[at] for at in self._addresses[low:high]):

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ("JUMP", "Displaced", "Unjumpable", "branch_targets", "displaced", "plan")
+__all__ = (
+    "JUMP",
+    "Displaced",
+    "Unjumpable",
+    "branch_targets",
+    "displaced",
+    "padding",
+    "plan",
+)
 
 JUMP = 5
 _PADDING = (0x90, 0xCC, 0x00)
@@ -104,7 +112,7 @@ def plan(
     if length < need:
         if not ended:
             raise Unjumpable("it runs on into what follows it")
-        if len(code) < need or not _padding(code[length:], need - length):
+        if len(code) < need or not padding(code[length:], need - length):
             raise Unjumpable(f"it is {length} bytes long and no padding follows")
     inside = [at for at in targets if address < at < address + need]
     if inside:
@@ -112,7 +120,7 @@ def plan(
     return Displaced(address, length, tuple(taken))
 
 
-def _padding(code: bytes, size: int) -> bool:
+def padding(code: bytes, size: int) -> bool:
     """Whether the first `size` bytes are padding between functions (nop of any length, int3, zero bytes)."""
     from iced_x86 import Decoder, Mnemonic
 

@@ -64,9 +64,12 @@ struct wb_task {
     uint64_t beginning;      /* 296  era that the thread is joining in */
     uint64_t patience;       /* 304  hits until it is tried again */
     uint64_t *epoch, *mine;  /* 312  the namespace's epoch and this thread's; words of no meaning without one */
-    uint64_t reserved[7];    /* 328 */
+    uint64_t reserved[5];    /* 328 */
+    uint64_t counted;        /* 368  era that `hits` and `missed` belong to; another one: they are the parent's */
+    uint64_t forking;        /* 376  between a call that makes a child in this memory and its return */
     struct wb_frame frames[WB_FRAMES]; /* 384 */
     uint64_t hits[WB_LINKS], missed[WB_LINKS];
+    uint64_t call[12]; /* what a program at a system call gets (calls.c) */
     uint8_t scratch[WB_SCRATCH] __attribute__((aligned(64)));
 };
 
