@@ -33,9 +33,10 @@ def _use(space: Space, made: CMap, rng: random.Random) -> None:
     library, run, handle = core(), current_run(space), ctypes.addressof(made)
     if made.type in (27, 31):
         for name in ("wb_ring_sweep", "wb_ring_wait"):
-            getattr(library, name).argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64)
-            getattr(library, name)(run, handle, 0, 0)
-        output = library.wb_ring_output
+            entry = library[name]  # of our own: an attribute is the whole process's
+            entry.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64)
+            entry(run, handle, 0, 0)
+        output = library["wb_ring_output"]
         output.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint64, ctypes.c_uint64)
         for size in (0, 40, 4000):
             output(run, handle, bytes(size), size, 0)
