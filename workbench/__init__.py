@@ -28,6 +28,7 @@ _PUBLIC = {
     "record_or_load": "workbench.runs.source",
     "output_folder": "workbench.runs.source",
     "workload": "workbench.runs.workloads",
+    "compare_backends": "workbench.runs.backends",
     "interactive_flamegraph": "workbench.notebook.html",
     "interactive_timeline": "workbench.notebook.html",
     "interactive_heatmap": "workbench.notebook.html",

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from workbench.collectors.calibration_file import START, image
 from workbench.errors import MissingCapability
 from workbench.frames.symbols.store import cache_folder
 
@@ -37,9 +38,9 @@ __all__ = (
 Mode = Literal["count", "event", "call", "return"]
 MODES: tuple[Mode, ...] = ("count", "event", "call", "return")
 CLASSES = ("nop5", "emulated", "single-step")
-_PAGE = 4096
+_STEP = 256  # bytes for each loop with its function
 _BATCHES = 25
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Cost:
 
 
 def machine_code(machine: str = "") -> tuple[bytes, dict[str, tuple[int, int]]]:
-    """A flat file of machine code, and per class (offset of the loop, offset of the function it calls).
+    """Machine code, and per class (offset of the loop, offset of the function it calls).
 
     Raises
     ------
@@ -68,7 +69,7 @@ def machine_code(machine: str = "") -> tuple[bytes, dict[str, tuple[int, int]]]:
 
         functions = {
             "nop5": bytes.fromhex("0f1f440000c3"),  # nop; ret
-            "emulated": bytes.fromhex("555dc3"),  # push rbp; pop rbp; ret
+            "emulated": bytes.fromhex("554889e55dc3"),  # push rbp; mov rbp, rsp; pop rbp; ret
             "single-step": bytes.fromhex("f30f1efac3"),  # endbr64; ret
         }
     elif machine == "aarch64":
@@ -85,10 +86,10 @@ def machine_code(machine: str = "") -> tuple[bytes, dict[str, tuple[int, int]]]:
         }
     else:
         raise MissingCapability(f"probe costs cannot be calibrated on {machine}")
-    code = bytearray(_PAGE)
+    code = bytearray(_STEP * len(functions))
     places = {}
     for i, (name, body) in enumerate(functions.items()):
-        at, target = 256 * i, 256 * i + 128
+        at, target = _STEP * i, _STEP * i + _STEP // 2
         code[at : at + 64] = loop(target - at).ljust(64, b"\0")
         code[target : target + len(body)] = body
         places[name] = (at, target)
@@ -99,10 +100,13 @@ class Runner:
     """The child process and its file; `time` measures. A context manager."""
 
     def __init__(self) -> None:
-        code, self.places = machine_code()
+        code, places = machine_code()
+        half = _STEP // 2
+        functions = {f"probed_{name}": (target, half) for name, (_, target) in places.items()}
+        self.places = {name: (START + at, START + target) for name, (at, target) in places.items()}
         self._folder = tempfile.TemporaryDirectory(prefix="workbench-calibration-")
         self.path = str(Path(self._folder.name) / "code")
-        Path(self.path).write_bytes(code)
+        Path(self.path).write_bytes(image(code, functions))
         script = Path(__file__).with_name("calibration_child.py")
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(script), self.path],

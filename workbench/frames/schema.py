@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from workbench.errors import MissingFrame
 from workbench.frames.declaration import Column, Kind, Schema
+from workbench.frames.program_schemas import PROGRAM_SCHEMAS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -451,3 +452,4 @@ register(
         recorded_by="pages",
     ),
 )
+register(*PROGRAM_SCHEMAS)

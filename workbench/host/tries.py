@@ -19,6 +19,7 @@ import workbench.host.try_gpu
 import workbench.host.try_memory
 import workbench.host.try_perf
 import workbench.host.try_process
+import workbench.host.try_runtime
 import workbench.host.try_tools  # noqa: F401  importing a module registers its trials
 from workbench.errors import BadSpec
 from workbench.host.table import Doctor, Row

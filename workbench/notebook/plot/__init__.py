@@ -8,6 +8,7 @@ how to read it (``explain=False`` leaves the paragraph out of the picture, for a
 from __future__ import annotations
 
 from workbench.notebook.plot.costs import costs
+from workbench.notebook.plot.entries import map_entries
 from workbench.notebook.plot.flame import flamegraph
 from workbench.notebook.plot.functions import top
 from workbench.notebook.plot.heat import heatmap
@@ -23,6 +24,7 @@ __all__ = (
     "heatmap",
     "latencies",
     "latency_histogram",
+    "map_entries",
     "timeline",
     "top",
 )

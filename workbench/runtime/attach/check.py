@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+from importlib.util import find_spec
 from pathlib import Path
 
 from workbench.errors import BadSpec, MissingCapability, NotPermitted, TargetGone
@@ -27,6 +29,7 @@ def check_target(pid: int, *, filtered: bool = False) -> None:
     MissingCapability
         32-bit; under a seccomp filter (unless `filtered`); with a shadow stack.
     """
+    _check_decoder()
     fields = status_fields(pid) if pid > 0 else {}
     if not fields:
         raise TargetGone(f"there is no process {pid}", "list processes with `ps -e`")
@@ -70,4 +73,13 @@ def check_target(pid: int, *, filtered: bool = False) -> None:
         raise MissingCapability(
             f"process {pid} has a shadow stack (CET): return addresses cannot be followed",
             "start it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off",
+        )
+
+
+def _check_decoder() -> None:
+    """Refuse before anything is touched where instructions could not be moved."""
+    if platform.machine() == "x86_64" and find_spec("iced_x86") is None:
+        raise MissingCapability(
+            "iced-x86 is not installed, so no process can be probed in user space",
+            "pip install 'bpf-workbench[runtime]'",
         )

@@ -12,7 +12,7 @@ from functools import cache
 from workbench.errors import MissingCapability, NotPermitted
 from workbench.runtime.jit.blob import Blob
 
-__all__ = ("Code", "load")
+__all__ = ("Code", "load", "map_code")
 
 _FAILED = ctypes.c_void_p(-1).value
 _MFD_CLOEXEC, _MFD_EXEC = 1, 0x10  # include/uapi/linux/memfd.h; MFD_EXEC since Linux 6.3
@@ -81,15 +81,28 @@ def load(blob: Blob) -> Code:
             f"this code is for {blob.machine}, the machine is {host()}",
             "compile it with machine='' for this one",
         )
-    length = -(-len(blob.code) // mmap.PAGESIZE) * mmap.PAGESIZE
-    base = _from_file(blob.code, length) or _from_memory(blob.code, length)
-    if not base:
-        raise NotPermitted(
-            f"this process may not have executable memory: {os.strerror(ctypes.get_errno())}",
-            "a security policy (SELinux execmem, systemd MemoryDenyWriteExecute) forbids it: "
-            "allow it, or run the program in the interpreter",
-        )
+    base, length, _ = map_code(blob.code)
     return Code(blob, base, length)
+
+
+def map_code(code: bytes) -> tuple[int, int, str]:
+    """Map machine code read-exec: its address, the bytes mapped, and from what.
+
+    Raises
+    ------
+    NotPermitted
+        The system lets this process have no executable memory.
+    """
+    length = -(-len(code) // mmap.PAGESIZE) * mmap.PAGESIZE
+    if base := _from_file(code, length):
+        return base, length, "a memory file"
+    if base := _from_memory(code, length):
+        return base, length, "anonymous memory"
+    raise NotPermitted(
+        f"this process may not have executable memory: {os.strerror(ctypes.get_errno())}",
+        "a security policy (SELinux execmem, systemd MemoryDenyWriteExecute) forbids it: "
+        "allow it, or run the program in the interpreter",
+    )
 
 
 def _from_file(code: bytes, length: int) -> int:
