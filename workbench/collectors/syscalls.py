@@ -1,7 +1,9 @@
-"""System call latency, counted in kernel maps: frame `syscalls`, one row per process, call and latency bucket."""
+"""System call latency, counted in maps: frame `syscalls`, one row per process, call and latency bucket."""
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +11,8 @@ import numpy as np
 from workbench.collectors import scope
 from workbench.collectors.base import Counters
 from workbench.collectors.session import Session
-from workbench.collectors.syscall_names import syscall_names
+from workbench.errors import MissingCapability, TargetGone
+from workbench.frames.syscall_names import syscall_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from workbench.collectors.spec import Spec
 
 __all__ = ("SyscallsCollector", "bucket_bounds")
+
+_REFRESH = 0.25
+"""Seconds between looks for libraries that were loaded, or a program that was replaced, since (user space)."""
 
 
 def bucket_bounds(buckets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -31,10 +37,12 @@ def bucket_bounds(buckets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArra
 class SyscallsCollector:
     """Counts system calls by latency; nothing is sent per call, so it suits busy targets and long times.
 
-    Calls that were entered before the recording began, or have not returned when it ends, are not counted.
+    Calls that were entered before the recording began, or have not returned when it ends, are not counted. In user
+    space a call that the kernel restarts after a signal is one call, not two, and a child is seen until it replaces
+    its program.
     """
 
-    SUMMARY = "system call latency histograms, counted in the kernel (frame syscalls)"
+    SUMMARY = "system call latency histograms, counted where the calls are made (frame syscalls)"
     USAGE = "syscalls"
 
     name = "syscalls"
@@ -43,6 +51,7 @@ class SyscallsCollector:
     def __init__(self) -> None:
         self.counters = Counters()
         self._session: Session | None = None
+        self._refresh_at = 0.0
 
     @classmethod
     def from_spec(cls, spec: Spec) -> SyscallsCollector:
@@ -55,15 +64,20 @@ class SyscallsCollector:
         try:
             loaded = session.loaded
             scope.enter_scope(loaded, target)
-            loaded.attach_raw_tracepoint("syscall_exit", "sys_exit")
-            loaded.attach_raw_tracepoint("syscall_enter", "sys_enter")
+            places: list[dict[str, int]] = [{}]
+            if target.backend == "userspace":
+                places = [{"pid": pid} for pid in sorted(target.pids)]
+                self._refresh_at = time.monotonic() + _REFRESH
+            for place in places:
+                loaded.attach_raw_tracepoint("syscall_exit", "sys_exit", **place)
+                loaded.attach_raw_tracepoint("syscall_enter", "sys_enter", **place)
         except BaseException:
             session.close()
             raise
         self._session = session
 
     def attach_process(self, pid: int) -> None:
-        """The fork hook has put it in scope already."""
+        """The fork hook has put it in scope already; in user space it has its parent's hooks."""
 
     def wake_fds(self) -> tuple[int, ...]:
         return ()
@@ -72,6 +86,10 @@ class SyscallsCollector:
         if self._session is None:
             return 0
         self._session.look()
+        if self._refresh_at and time.monotonic() > self._refresh_at:
+            with contextlib.suppress(TargetGone, MissingCapability):
+                self._session.loaded.refresh()  # type: ignore[attr-defined]
+            self._refresh_at = time.monotonic() + _REFRESH
         before = self.counters.events
         self.counters.events = self._session.counter("calls")
         self.counters.lost = self._session.counter("lost_map_full")

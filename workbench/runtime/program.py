@@ -101,7 +101,7 @@ class Links:
         """Detach; safe to call twice."""
         links, self.links = self.links, []
         if links:
-            links[0].process.detach(links)
+            (links[0].owner or links[0].process).detach(links)
 
     def __enter__(self) -> Links:
         return self

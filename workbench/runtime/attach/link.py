@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -35,13 +35,25 @@ class Program(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Spot:
+    """A byte of a file, as this process sees it: the same place in every process that maps the file.
+
+    `semaphore` is the file offset of a 16-bit counter that is raised while attached (USDT); 0: none.
+    """
+
+    path: str
+    offset: int
+    semaphore: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One program for one site.
 
     Attributes
     ----------
     program : Program
-    site : str or int
+    site : str, int or Spot
         See `modules.Modules.resolve`.
     kind : str
         uprobe (at any instruction), uretprobe, override (bpf_override_return skips the function), replace (the
@@ -54,15 +66,18 @@ class Request:
         Address of a 16-bit counter that is raised while attached (USDT); 0: none.
     arguments : str
         A USDT mark's own description of its arguments (`workbench.frames.symbols.usdt.parse_operands`).
+    holder : list of Link, optional
+        Takes the links that `Process.refresh` makes of this request later.
     """
 
     program: Program
-    site: str | int
+    site: str | int | Spot
     kind: HookKind = "uprobe"
     cookie: int = 0
     maps: tuple[Map, ...] = ()
     semaphore: int = 0
     arguments: str = ""
+    holder: list[Link] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -80,6 +95,12 @@ class Link:
         that blocks SIGTRAP.
     siblings : tuple of Link
         The other places of a USDT mark.
+    asked : Request or None
+        The request before its site was looked up.
+    origin : Link or None
+        In the child of a fork: the parent's link that it inherited.
+    claimed : bool
+        An inherited link that was asked for in the child as well: it stays when the parent's goes.
     """
 
     process: Process
@@ -98,7 +119,7 @@ class Link:
 
     @property
     def hits(self) -> int:
-        """How often the program ran at this site, all threads together."""
+        """How often the program ran at this site, all threads together, and those of children that inherited it."""
         return self.process.count(self, "hits")
 
     @property

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ("syscall_name", "syscall_names")
+__all__ = ("syscall_name", "syscall_names", "syscall_number")
 
 _X86_64 = """
 read write open close stat fstat lstat poll lseek mmap mprotect munmap brk rt_sigaction rt_sigprocmask
@@ -109,7 +109,28 @@ def syscall_name(number: int, machine: str = "") -> str:
     return _table(machine or platform.machine()).get(number, f"syscall_{number}")
 
 
-def syscall_names(numbers: NDArray[np.uint32], machine: str = "") -> tuple[NDArray[np.int32], list[str]]:
+def syscall_names(
+    numbers: NDArray[np.uint32], machine: str = ""
+) -> tuple[NDArray[np.int32], list[str]]:
     """Names of many numbers, as (codes, names)."""
     unique, codes = np.unique(numbers, return_inverse=True)
     return codes.astype(np.int32), [syscall_name(int(number), machine) for number in unique]
+
+
+# The kernel's tracepoints are called after its functions (SYSCALL_DEFINE), not after the table's entries.
+_FUNCTIONS = {
+    "newstat": "stat",
+    "newlstat": "lstat",
+    "newfstat": "fstat",
+    "newuname": "uname",
+    "sendfile64": "sendfile",
+    "umount": "umount2",
+    "sysctl": "_sysctl",
+}
+
+
+def syscall_number(name: str, machine: str = "") -> int | None:
+    """Number of a system call by its name, or by the name that its tracepoint has; None if unknown."""
+    machine = machine or platform.machine()
+    numbers = {one: number for number, one in _table(machine).items()}
+    return numbers.get(name, numbers.get(_FUNCTIONS.get(name, name)))
