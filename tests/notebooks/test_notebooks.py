@@ -23,6 +23,7 @@ LIVE = {
         "perf_event BPF", "uprobe_multi", "hardware breakpoint", "BTF tracepoint", "raw tracepoint", "OpenCL",
     ),
     "overhead": ("uprobe_multi", "perf_event BPF"),
+    "userspace": ("uprobe", "ring buffer", "userspace JIT", "userspace maps", "userspace probe", "clang"),
 }  # fmt: skip
 
 
@@ -56,7 +57,7 @@ def test_reproduce_needs_no_root(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
     claims = json.loads(done.stdout)["claims"]
-    assert len(claims) >= 13 and all(claim["ok"] for claim in claims)
+    assert len(claims) >= 19 and all(claim["ok"] for claim in claims)
 
 
 def test_notebooks_are_saved_without_outputs() -> None:
