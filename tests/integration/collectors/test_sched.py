@@ -108,12 +108,13 @@ def test_short_times_are_left_out_and_not_sent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("follow", [True, False])
 def test_forks(tmp_path: Path, follow: bool) -> None:
-    command = ["/bin/sh", "-c", f"{known()} naps 5 2000; {known()} naps 5 2000; true"]
+    command = ["/bin/sh", "-c", f"{known()} naps 5 10000; {known()} naps 5 10000; true"]
     recording = Recorder(
         ["sched"], output=tmp_path / "r", command=command, follow=follow
     ).run()
     naps = left_in(recording, "nap")
-    assert (len(naps) >= 10) if follow else (len(naps) == 0)
+    # Now and then a time is over before the thread gets to sleep.
+    assert (len(naps) >= 8) if follow else (len(naps) == 0)
     assert naps["pid"].nunique() == (2 if follow else 0)
     assert recording.manifest.pid not in set(naps["pid"])
 
