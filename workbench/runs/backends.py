@@ -300,7 +300,7 @@ def _compiled(source: str) -> BpfObject:
 
 
 def _kept(recorded: str | Path, rows: int) -> _Entries:
-    if not recorded:
+    if not recorded or not Path(recorded).exists():
         return []
     kept = load(recorded)
     if kept.manifest.options.get("rows") != rows:
