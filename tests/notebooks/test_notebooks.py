@@ -60,6 +60,32 @@ def test_reproduce_needs_no_root(tmp_path: Path) -> None:
     assert len(claims) >= 19 and all(claim["ok"] for claim in claims)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else; test_live is that test here")
+@pytest.mark.needs("userspace JIT", "userspace maps", "userspace probe", "clang")
+def test_user_space_live_without_privilege(tmp_path: Path) -> None:
+    """Notebook 03 live by an ordinary user: the kernel's half of the results comes from the recording."""
+    tmp_path.chmod(0o777)
+    drop = [
+        "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all,+dac_read_search",
+        # The interpreter may lie in a folder that only root may enter; nothing else is kept.
+        "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search",
+    ]  # fmt: skip
+    own = {"HOME": "", "XDG_CACHE_HOME": "cache", "WORKBENCH_CACHE": "cache", "WORKBENCH_NAMESPACES": "namespaces"}
+    done = subprocess.run(
+        [*drop, sys.executable, "-m", "workbench", "run", str(ROOT / "experiments" / "userspace.yaml"), "--live",
+         "--force", "-o", str(tmp_path / "out"), "--json"],
+        capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, **{name: str(tmp_path / value) for name, value in own.items()}},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    claims = {claim["claim"]: claim for claim in json.loads(done.stdout)["claims"]}
+    unmeasured = [name for name in claims if "cheapest hit" in name]
+    assert {name for name, claim in claims.items() if not claim["ok"]} == set(unmeasured)
+    text = outputs(tmp_path / "out" / "userspace" / "03-userspace-runtime.ipynb")
+    assert text.count("the kernel takes no program of this user") == 1
+    assert "image/png" in text
+
+
 def test_notebooks_are_saved_without_outputs() -> None:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         notebook = nbformat.read(path, 4)
