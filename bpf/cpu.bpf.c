@@ -13,11 +13,15 @@ struct sample {
 struct scratch {
 	struct sample head;
 	__u8 body[STACK_BODY];
+	__u32 busy, reserved;
 };
+
+/* A program in user space may be preempted by one of another thread on the same CPU. */
+#define SLOTS 4
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1); /* the loader sets the number of possible CPUs */
+	__uint(max_entries, 1); /* the loader sets SLOTS for each possible CPU */
 	__type(key, __u32);
 	__type(value, struct scratch);
 } scratches SEC(".maps");
@@ -27,12 +31,28 @@ PUBLISH(samples, sample);
 
 __u64 taken;
 __u64 lost_ring_full;
+__u64 lost_nested;
+
+static __always_inline struct scratch *take_scratch(void)
+{
+	__u32 first = bpf_get_smp_processor_id() * SLOTS;
+
+	for (int i = 0; i < SLOTS; i++) {
+		__u32 at = first + i;
+		struct scratch *s = bpf_map_lookup_elem(&scratches, &at);
+
+		if (s && !__sync_val_compare_and_swap(&s->busy, 0, 1))
+			return s;
+	}
+	__sync_fetch_and_add(&lost_nested, 1);
+	return 0;
+}
 
 SEC("perf_event")
 int sample_cpu(void *ctx)
 {
-	__u32 cpu = bpf_get_smp_processor_id(), used;
-	struct scratch *s = bpf_map_lookup_elem(&scratches, &cpu);
+	struct scratch *s = take_scratch();
+	__u32 used;
 	__u64 id = bpf_get_current_pid_tgid();
 
 	__sync_fetch_and_add(&taken, 1);
@@ -41,7 +61,7 @@ int sample_cpu(void *ctx)
 	s->head.time = bpf_ktime_get_ns();
 	s->head.pid = id >> 32;
 	s->head.tid = id;
-	s->head.cpu = cpu;
+	s->head.cpu = bpf_get_smp_processor_id();
 	s->head.reserved = 0;
 	bpf_get_current_comm(s->head.comm, COMM_LENGTH);
 	used = capture_stack(ctx, &s->head.stack, s->body);
@@ -49,6 +69,7 @@ int sample_cpu(void *ctx)
 		used = sizeof(s->body);
 	if (bpf_ringbuf_output(&samples, s, sizeof(s->head) + used, wake_flags_for(&samples, sizeof(s->head) + used)))
 		__sync_fetch_and_add(&lost_ring_full, 1);
+	__sync_lock_test_and_set(&s->busy, 0);
 	return 0;
 }
 

@@ -18,9 +18,11 @@ from workbench.kernel import perf
 from workbench.kernel.links import Link
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from workbench.kernel.loaded import Loaded
 
-__all__ = ("RunCost",)
+__all__ = ("Readings", "RunCost", "SampleCost")
 
 _ENABLE_STATS, _GET_INFO = 32, 15
 _PAUSE_SECONDS = 0.2
@@ -28,15 +30,12 @@ _INFO_BYTES = 232
 _RUN_TIME = 192  # run_time_ns, then run_cnt, in struct bpf_prog_info
 
 
-class RunCost:
-    """Measures the programs of a loaded object from now on."""
+class Readings:
+    """How often programs ran and how long that took, read from time to time."""
 
-    def __init__(self, loaded: Loaded) -> None:
-        self._loaded = loaded
-        fd = perf.bpf(_ENABLE_STATS, struct.pack("<I", 0).ljust(16, b"\0"))
-        self._on = Link("statistics of programs", [fd] if fd >= 0 else [])
+    def __init__(self) -> None:
         self._next = 0.0
-        self._series: dict[str, list[tuple[int, int]]] = {name: [] for name in loaded.programs}
+        self._series: dict[str, list[tuple[int, int]]] = {}
 
     def look(self) -> None:
         """Take a reading, at most five a second: more readings show how much the cost varies."""
@@ -47,19 +46,11 @@ class RunCost:
         self._read()
 
     def _read(self) -> None:
-        for name, program in self._loaded.programs.items():
-            info = ctypes.create_string_buffer(_INFO_BYTES)
-            attr = struct.pack("<IIQ", program.fd, _INFO_BYTES, ctypes.addressof(info)).ljust(
-                16, b"\0"
-            )
-            if self._on.attached and perf.bpf(_GET_INFO, attr) >= 0:
-                spent, count = struct.unpack_from("<QQ", info.raw, _RUN_TIME)
-                self._series[name].append((count, spent))
+        raise NotImplementedError
 
     def stop(self) -> None:
-        """Last reading; statistics are off again."""
+        """Last reading."""
         self._read()
-        self._on.close()
 
     def rows(self, collector: str) -> dict[str, Any]:
         """Rows of frame `overhead`, one per program that ran. The interval is over the readings' mean costs."""
@@ -85,3 +76,59 @@ class RunCost:
             "cost_high": np.array([row[4] for row in kept], np.float64),
             "total": np.array([row[1] * row[2] for row in kept], np.float64),
         }
+
+
+class RunCost(Readings):
+    """Measures the programs of a loaded object from now on."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__()
+        self._loaded = loaded
+        fd = perf.bpf(_ENABLE_STATS, struct.pack("<I", 0).ljust(16, b"\0"))
+        self._on = Link("statistics of programs", [fd] if fd >= 0 else [])
+        self._series = {name: [] for name in loaded.programs}
+
+    def _read(self) -> None:
+        for name, program in self._loaded.programs.items():
+            info = ctypes.create_string_buffer(_INFO_BYTES)
+            attr = struct.pack("<IIQ", program.fd, _INFO_BYTES, ctypes.addressof(info)).ljust(
+                16, b"\0"
+            )
+            if self._on.attached and perf.bpf(_GET_INFO, attr) >= 0:
+                spent, count = struct.unpack_from("<QQ", info.raw, _RUN_TIME)
+                self._series[name].append((count, spent))
+
+    def stop(self) -> None:
+        """Last reading; statistics are off again."""
+        self._read()
+        self._on.close()
+
+
+class SampleCost(Readings):
+    """Measures a program that samples in user space, by the agent's own clock.
+
+    Parameters
+    ----------
+    program : str
+    read : callable
+        Runs and their time in ns, of the processes that can still be read.
+    taken : callable
+        Runs in all.
+    """
+
+    def __init__(
+        self, program: str, read: Callable[[], tuple[int, int]], taken: Callable[[], int]
+    ) -> None:
+        super().__init__()
+        self._program, self._get, self._taken = program, read, taken
+        self._series = {program: []}
+
+    def _read(self) -> None:
+        self._series[self._program].append(self._get())
+
+    def rows(self, collector: str) -> dict[str, Any]:
+        """As of `Readings`; the time of runs that were not read, because their process had ended, is extrapolated."""
+        rows = super().rows(collector)
+        rows["hits"][:] = self._taken()
+        rows["total"] = rows["hits"] * rows["cost"]
+        return rows

@@ -4,6 +4,10 @@ Sampling is by the cycle counter where the machine has one, else by the CPU cloc
 recording. A process is sampled through one inherited event per thread, so new threads and children are followed and
 no other process pays; the whole machine through one event per CPU. Stacks of code without frame pointers are unwound
 from a copy of the top of the user stack (`stacks=dwarf`, the default; see `frames.unwind`).
+
+In user space (`--backend userspace`) the program runs in the sampled thread itself, told by a signal of the CPU clock:
+the same rows without kernel frames. Time in the kernel is sampled where this user may (perf_event_paranoid <= 1), and
+then belongs to the code that made the system call.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.collectors.base import Counters
+from workbench.collectors.cost import SampleCost
+from workbench.collectors.samplers import Samplers
 from workbench.collectors.session import WAKE_BYTES, Session
 from workbench.collectors.stacks import COPY_BYTES, StackReader
 from workbench.collectors.thread_events import open_on_target
@@ -26,11 +32,15 @@ if TYPE_CHECKING:
 
     from workbench.collectors.base import Sink, Target
     from workbench.collectors.spec import Spec
-    from workbench.kernel.loaded import Loaded
 
 __all__ = ("CpuCollector",)
 
 MAX_HZ = 10_000
+_LOSSES = {
+    "ring full": "lost_ring_full",
+    "more samples preempted each other than there are stack buffers": "lost_nested",
+}
+_SCRATCH_SLOTS = 4  # SLOTS of bpf/cpu.bpf.c
 
 
 class CpuCollector:
@@ -75,6 +85,7 @@ class CpuCollector:
         self.driver = ""
         self.events: tuple[int, ...] = ()
         self._session: Session | None = None
+        self._samplers: Samplers | None = None
 
     @classmethod
     def from_spec(cls, spec: Spec) -> CpuCollector:
@@ -96,22 +107,27 @@ class CpuCollector:
             "cpu",
             constants={
                 "copy_bytes": self.copy if self.stacks == "dwarf" else 0,
-                "kernel_stacks": self.kernel and user,
+                "kernel_stacks": self.kernel and user and target.backend == "kernel",
                 "user_stacks": user,
                 "wake_bytes": WAKE_BYTES,
             },
-            map_sizes={"scratches": possible_cpus()},
+            map_sizes={"scratches": _SCRATCH_SLOTS * possible_cpus()},
             ring="samples",
         )
         try:
             self._stacks = StackReader(sink, target.unwinder() if self.stacks == "dwarf" else None)
-            self._attach_events(target, session.loaded)
+            self._attach_events(target, session)
         except BaseException:
             session.close()
             raise
         self._session = session
 
-    def _attach_events(self, target: Target, loaded: Loaded) -> None:
+    def _attach_events(self, target: Target, session: Session) -> None:
+        loaded = session.loaded
+        if target.backend == "userspace":
+            self._attach_signals(target, session)
+            return
+
         def open_one(tid: int, cpu: int, flags: tuple[str, ...]) -> int:
             event = self._open_bare(tid, cpu, flags)
             loaded.attach_perf_event("sample_cpu", event)  # owns the event, also when it fails
@@ -120,6 +136,18 @@ class CpuCollector:
         self.events = tuple(open_on_target(target, open_one))
         for event in self.events:
             perf.enable(event)
+
+    def _attach_signals(self, target: Target, session: Session) -> None:
+        if self.event == "cycles":
+            raise MissingCapability(
+                "user space samples by the CPU clock, not by the cycle counter",
+                "leave event=cycles away, or record with --backend kernel",
+            )
+        self.driver = "clock"
+        self._samplers = samplers = Samplers(target, session.loaded, "sample_cpu", self.hz)
+        session.measure(
+            SampleCost("sample_cpu", samplers.cost, lambda: session.counter("taken"))
+        )
 
     def _open_bare(self, tid: int, cpu: int, inherit: tuple[str, ...]) -> int:
         flags = ("disabled", *inherit, *(("exclude_idle",) if tid < 0 else ()))
@@ -155,10 +183,21 @@ class CpuCollector:
 
     def notes(self) -> dict[str, Any]:
         """What the recording should remember of how sampling was done."""
-        return {"sampling": {"driver": self.driver, "hz": self.hz, "stacks": self.stacks}}
+        found: dict[str, Any] = {"driver": self.driver, "hz": self.hz, "stacks": self.stacks}
+        if self._samplers is not None:
+            found["left_out"] = ["kernel frames"]
+            if not self._samplers.kernel:
+                found["left_out"].append("time in the kernel (perf_event_paranoid is above 1)")
+            if self._samplers.late:
+                found["left_out"].append(
+                    f"the beginning of {self._samplers.late} children or executed programs"
+                )
+        return {"sampling": found}
 
     def attach_process(self, pid: int) -> None:
-        """Inherited events follow children by themselves."""
+        """Inherited events follow children by themselves; in user space a child gets its own."""
+        if self._samplers is not None:
+            self._samplers.add(pid)
 
     def wake_fds(self) -> tuple[int, ...]:
         return self._session.fds if self._session else ()
@@ -168,6 +207,8 @@ class CpuCollector:
         if self._session is None:
             return 0
         self._session.look()
+        if self._samplers is not None and self._session.attached:
+            self._samplers.tend()
         dtype = self._session.dtype
         for records in self._session.batches():
             head = records.head(dtype)
@@ -189,7 +230,7 @@ class CpuCollector:
             )
             total += len(records)
         self.counters.events += total
-        self.counters.lost = self._session.counter("lost_ring_full")
+        self.counters.lost = sum(map(self._session.counter, _LOSSES.values()))
         return total
 
     def detach(self) -> None:
@@ -201,6 +242,6 @@ class CpuCollector:
         if session is None:
             return
         try:
-            session.last_rows(self._sink, self.name, "samples", {"ring full": "lost_ring_full"})
+            session.last_rows(self._sink, self.name, "samples", _LOSSES)
         finally:
             session.close()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.collectors.backend import load
-from workbench.collectors.cost import RunCost
+from workbench.collectors.cost import Readings, RunCost
 from workbench.kernel.ring import SpanReader
 from workbench.objects.model import builtin
 
@@ -50,7 +50,9 @@ class Session:
     ) -> None:
         obj = builtin(name)
         self._ring: Ring | None = None
-        self._cost: RunCost | None = None
+        self._cost: Readings | None = None
+        self.attached = True
+        """Until `detach`."""
         self.loaded: Loaded = load(target, obj, constants=constants, map_sizes=map_sizes)
         try:
             if ring:
@@ -72,6 +74,10 @@ class Session:
         if self._cost is not None:
             self._cost.look()
 
+    def measure(self, cost: Readings) -> None:
+        """Measure the programs in another way than by the kernel's statistics."""
+        self._cost = cost
+
     def batches(self) -> Iterator[Records]:
         """What waits in the ring now; each batch is valid until the next is asked for."""
         return self._reader.batches()
@@ -82,6 +88,7 @@ class Session:
 
     def detach(self) -> None:
         """Remove every hook; maps and ring stay readable."""
+        self.attached = False
         if self._cost is not None:
             self._cost.stop()
         self.loaded.detach()

@@ -23,6 +23,7 @@ struct wb_sampled {
     uint64_t data;
     struct wb_link *link;
     uint64_t period;
+    uint64_t runs, spent; /* how often, and ns in all */
 };
 #define WB_SAMPLED 64
 WB_EXPORT struct wb_sampled wb_sampled[WB_SAMPLED];
@@ -38,7 +39,7 @@ static struct wb_kernel_sigaction previous;
 
 static uint64_t watch_time(void) { return wb_clock(1); }
 
-static void sample(const struct wb_sampled *one, const void *context) {
+static void sample(struct wb_sampled *one, const void *context) {
     struct event_data data;
     uint64_t frame;
     copy_registers(context, (uint64_t *)&data.registers, &frame);
@@ -47,9 +48,11 @@ static void sample(const struct wb_sampled *one, const void *context) {
     data.period = one->period;
     data.address = 0;
     struct wb_task *task = wb_task_of_this_thread();
-    uint64_t result;
-    if (task)
-        wb_run_link(task, one->link, &data.registers, &result);
+    uint64_t result, start = wb_clock(1);
+    if (!task || !wb_run_link(task, one->link, &data.registers, &result))
+        return;
+    __atomic_fetch_add(&one->runs, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&one->spent, wb_clock(1) - start, __ATOMIC_RELAXED);
 }
 
 static void hand_on(int number, const void *info, const void *context) {
