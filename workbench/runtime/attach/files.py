@@ -11,7 +11,7 @@ from workbench.runtime.attach.memory import mappings
 __all__ = ("addresses_of",)
 
 
-def addresses_of(pid: int, path: str, offsets: Iterable[int]) -> list[int]:
+def addresses_of(pid: int, path: str, offsets: Iterable[int], mode: str = "") -> list[int]:
     """Run-time addresses of bytes of a file.
 
     Parameters
@@ -21,13 +21,16 @@ def addresses_of(pid: int, path: str, offsets: Iterable[int]) -> list[int]:
         The file as this process sees it.
     offsets : iterable of int
         Bytes in the file. One that is mapped several times is taken where it can be executed.
+    mode : str
+        "x" or "w": only where it can be executed or written. (While a library is loaded its whole length is mapped
+        read-only for a moment.)
 
     Raises
     ------
-    MissingCapability
-        The process has not mapped the file.
     UnknownSymbol
-        It has, but not that part of it.
+        The process has not mapped the file, or not that part of it.
+    MissingCapability
+        There is no such file.
     """
     try:
         wanted = Path(path).stat()
@@ -38,10 +41,11 @@ def addresses_of(pid: int, path: str, offsets: Iterable[int]) -> list[int]:
     # An overlay file system shows other device numbers in /proc than stat(2) gives.
     parts = [one for one in parts if one.device == device] or parts
     if not parts:
-        raise MissingCapability(
+        raise UnknownSymbol(
             f"process {pid} has not mapped {path}",
-            "attach when the library is loaded, or start the process as the recording's command",
+            "attach with wait=True, which waits for the library, or when it is loaded",
         )
+    parts = [one for one in parts if mode in one.mode]
     parts.sort(key=lambda one: not one.executable)
     found = []
     for offset in offsets:

@@ -7,6 +7,7 @@ import struct
 __all__ = (
     "AGENT_MISSED",
     "CHAIN",
+    "COUNTED",
     "DEPTH",
     "EARLY",
     "ENTRY",
@@ -48,6 +49,6 @@ TASKS, AGENT_MISSED, EARLY = 16, 24, 40
 # struct wb_task
 _FRAMES, LINKS = 512, 1 << 14
 FRAME = struct.Struct("<QQQQ")  # place, address, chain, back
-NEXT, DEPTH, LOST, FRAMES = 248, 284, 288, 384
+NEXT, DEPTH, LOST, COUNTED, FRAMES = 248, 284, 288, 368, 384
 HITS = FRAMES + _FRAMES * FRAME.size
 MISSED = HITS + 8 * LINKS

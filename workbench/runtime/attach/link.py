@@ -116,6 +116,9 @@ class Link:
     base: tuple[int, int] = (0, 0)
     owner: Owner | None = None
     """What detaches it where that is not the process."""
+    asked: Request | None = None
+    origin: Link | None = None
+    claimed: bool = False
 
     @property
     def hits(self) -> int:

@@ -14,7 +14,9 @@ from workbench.errors import BadSpec, MissingCapability, UnknownSymbol
 from workbench.frames.symbols.elf import ElfSymbols, Symbol
 from workbench.frames.symbols.elffile import SYMBOL_DTYPE, BadElf, ElfFile
 from workbench.frames.symbols.mappings import readable_place
+from workbench.runtime.attach.files import addresses_of
 from workbench.runtime.attach.inlined import inlined
+from workbench.runtime.attach.link import Spot
 from workbench.runtime.attach.memory import Mapping, mappings
 
 __all__ = ("Function", "Module", "Modules", "address_of")
@@ -219,12 +221,12 @@ class Modules:
                 continue
         return []
 
-    def resolve(self, spec: str | int) -> tuple[int, Function | None]:
+    def resolve(self, spec: str | int | Spot) -> tuple[int, Function | None]:
         """Address of a site and the function it lies in.
 
         Parameters
         ----------
-        spec : str or int
+        spec : str, int or Spot
             An address; or ``symbol``, ``library:symbol``, either with ``+offset``, or ``library:0xoffset`` (in the
             file, as the kernel's uprobes take it).
 
@@ -232,6 +234,8 @@ class Modules:
         ------
         UnknownSymbol, BadSpec
         """
+        if isinstance(spec, Spot):
+            (spec,) = addresses_of(self.pid, spec.path, [spec.offset], "x")
         if isinstance(spec, int):
             module = self.at(spec)
             return spec, module.at(spec) if module else None

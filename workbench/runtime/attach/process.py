@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import struct
+import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from workbench.errors import (
     BadSpec,
@@ -21,21 +21,29 @@ from workbench.errors import (
     WorkbenchError,
 )
 from workbench.runtime.attach import layout, ptrace
+from workbench.runtime.attach.agent import LoadedAgent
 from workbench.runtime.attach.check import check_target
+from workbench.runtime.attach.counters import Counters
+from workbench.runtime.attach.family import Family
+from workbench.runtime.attach.hold import Hold
 from workbench.runtime.attach.inside import inside, suspended_inside
 from workbench.runtime.attach.link import HookKind, Link, Program, Request
-from workbench.runtime.attach.memory import Memory
+from workbench.runtime.attach.memory import Memory, mappings
 from workbench.runtime.attach.modules import Modules
 from workbench.runtime.attach.places import Place, Places
-from workbench.runtime.attach.records import Record
+from workbench.runtime.attach.records import Record, collect_dead
 from workbench.runtime.attach.relocate import JUMP
-from workbench.runtime.attach.returns import guard, restore_returns, tasks
+from workbench.runtime.attach.returns import guard, restore_returns
 from workbench.runtime.attach.room import Room
 from workbench.runtime.attach.semaphores import Semaphores
+from workbench.runtime.attach.signals import Signals
+from workbench.runtime.attach.spots import placed
 from workbench.runtime.attach.stop import Stop
+from workbench.runtime.attach.syscalls import SystemCalls
 from workbench.runtime.attach.usdt import expand
 
 if TYPE_CHECKING:
+    from workbench.runtime.attach.link import Spot
     from workbench.runtime.maps import Map, Space
 
 __all__ = ("Process",)
@@ -47,9 +55,9 @@ _CAREFUL = 20
 class Process:
     """A process under our hooks, as a context: leaving it restores every byte.
 
-    Methods may be called from any thread, one at a time. Threads that start later are probed as well, and so is the
-    child of a fork, which inherits code and memory (`close` restores it as well). What a process that replaces its
-    program (exec) or loads a library (dlopen) has new is found by `refresh`.
+    Methods may be called from any thread (`lock` is held meanwhile). Threads that start later are probed as well, and
+    so is the child of a fork, which inherits code and memory: taking a link off takes it off there as well. What a
+    process that replaces its program (exec) or loads a library (dlopen) has new is found by `refresh`.
 
     Parameters
     ----------
@@ -69,6 +77,12 @@ class Process:
         What `refresh` will try.
     on_exec : callable or None
         Called with this object by `refresh` when it finds that the process has replaced its program.
+    family : Family
+        Children that inherited hooks.
+    held : bool
+        Somebody entered it for its own sake, not only as a child.
+    parent : Process or None
+        Whose hooks this one inherited, while that one is open.
 
     Raises
     ------
@@ -79,15 +93,31 @@ class Process:
     def __init__(self, pid: int, space: Space | None = None, *, filtered: bool = False) -> None:
         check_target(pid, filtered=filtered)
         self.pid, self.space = pid, space
-        self.memory = Memory(pid)
+        self.lock = threading.RLock()
+        self._hold = Hold(pid)
+        try:
+            collect_dead()
+            self.memory = Memory(pid)
+        except BaseException:
+            self._hold.close()
+            raise
+        self._filtered = filtered
         self.links: list[Link] = []
         self.stopped: list[float] = []
         self.room = Room(self.memory, space)
         self.places = Places(self.memory)
         self._semaphores = Semaphores(self.memory)
         self._record: Record | None = None
+        self._signals: Signals | None = None
+        self._system_calls: SystemCalls | None = None
         self.waiting: list[Request] = []
         self.on_exec: Callable[[Process], None] | None = None
+        self.family = Family(self)
+        self.parent: Process | None = None
+        self.counters = Counters(self)
+        self.held = False
+        self._code: set[tuple[int, int]] | None = None
+        self._closed = False
 
     def __enter__(self) -> Process:
         return self
@@ -105,7 +135,7 @@ class Process:
     def attach(
         self,
         program: Program,
-        site: str | int,
+        site: str | int | Spot,
         kind: HookKind = "uprobe",
         *,
         cookie: int = 0,
@@ -139,45 +169,95 @@ class Process:
         list of Link
             In the order of the requests; one for each place of a USDT mark.
         """
+        with self.lock:
+            return self._attach_many(requests, refused, wait)
+
+    def _attach_many(
+        self,
+        requests: Sequence[Request],
+        refused: list[tuple[Request, WorkbenchError]] | None,
+        wait: bool,
+    ) -> list[Link]:
         modules = Modules(self.pid)
-        wanted: list[tuple[Request, Place]] = []
+        wanted: list[tuple[Request, Request, Place]] = []
         fresh: dict[int, Place] = {}
-        for request in requests:
+        found: list[Link | None] = []
+        later: list[Request] = []
+        for asked, known in zip(requests, placed(self.pid, requests), strict=True):
             try:
-                self._check(request, modules)
-                wanted += [
-                    (one, self.places.wanted(one, modules, fresh))
-                    for one in expand(request, modules)
+                if isinstance(known, WorkbenchError):
+                    raise known
+                if (inherited := self._inherited(known)) is not None:
+                    found.append(inherited)
+                    continue
+                self._check(known, modules)
+                new = [
+                    (asked, one, self.places.wanted(one, modules, fresh))
+                    for one in expand(known, modules)
                 ]
+                wanted += new
+                found += [None] * len(new)
             except WorkbenchError as error:
                 if wait and isinstance(error, UnknownSymbol):
-                    self.waiting.append(request)
+                    later.append(asked)
                 elif refused is None:
                     raise
                 else:
-                    refused.append((request, error))
-        if not wanted:
-            return []
+                    refused.append((asked, error))
+        made = iter(self._make(modules, wanted, fresh) if wanted else ())
+        self.waiting += later
+        links = [next(made) if one is None else one for one in found]
+        for link in links:
+            link.claimed = True
+        return links
+
+    def _inherited(self, request: Request) -> Link | None:
+        """What the parent attached and this process has by its fork."""
+        if self.parent is None or not isinstance(request.site, int):
+            return None
+        for link in self.links:
+            other = link.request
+            if (
+                link.origin is not None
+                and not link.claimed
+                and link.address == request.site
+                and other.program is request.program
+                and (other.kind, other.cookie) == (request.kind, request.cookie)
+                and [*map(id, other.maps)] == [*map(id, request.maps)]
+            ):
+                return link
+        return None
+
+    def _make(
+        self,
+        modules: Modules,
+        wanted: list[tuple[Request, Request, Place]],
+        fresh: dict[int, Place],
+    ) -> list[Link]:
         guards = []
-        if any(request.kind == "uretprobe" for request, _ in wanted):
+        if any(request.kind == "uretprobe" for _, request, _ in wanted):
             guards = guard(modules, self.places, fresh)
         held = self.room.prepare(
-            modules, list(fresh.values()), [request for request, _ in wanted], self._entered
+            modules, list(fresh.values()), [request for _, request, _ in wanted], self._entered
         )
         if held is not None:
             self.stopped.append(held)
         for place in fresh.values():
             self.room.add_trampoline(place)
-        links = [self.room.add_link(self, request, place) for request, place in wanted]
-        for link, base in zip(links, self._counters([link.number for link in links]), strict=True):
-            link.base = base
+        links = [
+            self.room.add_link(self, request, place.address, place.name)
+            for _, request, place in wanted
+        ]
+        bases = self.counters.read([link.number for link in links])
+        for link, base, (asked, _, _) in zip(links, bases, wanted, strict=True):
+            link.base, link.asked = base, asked
         self.places.add(fresh.values())
-        for link, (_, place) in zip(links, wanted, strict=True):
+        for link, (_, _, place) in zip(links, wanted, strict=True):
             place.links.append(link)
         try:
-            self._apply({place.address: place for place in (*guards, *(p for _, p in wanted))})
+            self._apply({place.address: place for place in (*guards, *(p for *_, p in wanted))})
         except BaseException:
-            for link, (_, place) in zip(links, wanted, strict=True):
+            for link, (_, _, place) in zip(links, wanted, strict=True):
                 place.links.remove(link)
             raise
         self.links += links
@@ -198,10 +278,68 @@ class Process:
             )
 
     def _entered(self, agent: object) -> None:
+        fresh = self._record is None
         if self._record is None:
             self._record = Record(self.pid)
         assert self.room.agent is not None
         self._record.agent(self.room.agent)
+        if fresh and self.parent is not None:
+            self._record.sites(
+                (one.address, one.original, one.patch, one.record)
+                for one in self.places
+                if one.installed
+            )
+
+    def adopt_semaphores(self) -> None:
+        """They were raised in the parent's memory, and so in the child's."""
+        self._semaphores.adopt(link.request.semaphore for link in self.links)
+
+    # Programs that no place runs ---------------------------------------------------------------------------------
+
+    def enter(self) -> LoadedAgent:
+        """Put the agent into the process, if it is not there yet."""
+        held = self.room.prepare(Modules(self.pid), [], [], self._entered)
+        if held is not None:
+            self.stopped.append(held)
+        assert self.room.agent is not None
+        return self.room.agent
+
+    def add_link(self, request: Request) -> Link:
+        """A program that is run by other means than a place; `site` of the request does not matter."""
+        modules = Modules(self.pid)
+        self._check(request, modules)
+        held = self.room.prepare(modules, [], [request], self._entered)
+        if held is not None:
+            self.stopped.append(held)
+        link = self.room.add_link(self, request, 0, str(request.site))
+        self.room.flush()
+        link.base = self.counters.read([link.number])[0]
+        return link
+
+    def drop_link(self, link: Link) -> None:
+        """Its program does not run any more; harmless twice."""
+        if link.detached:
+            return
+        now = self.counters.read([link.number])[0]
+        link.last = now[0] - link.base[0], now[1] - link.base[1]
+        link.detached = True
+        self.memory.write(link.record, bytes(8))
+        self.room.free_numbers.append(link.number)
+
+    def signals(self) -> Signals:
+        """The handler of SIGTRAP in the process; whoever needs it holds it."""
+        agent = self.enter()
+        if self._signals is None or self._signals.agent is not agent:
+            assert self._record is not None
+            self._signals = Signals(self.memory, agent, self._record)
+        return self._signals
+
+    @property
+    def system_calls(self) -> SystemCalls:
+        """Programs at its system calls."""
+        if self._system_calls is None:
+            self._system_calls = SystemCalls(self)
+        return self._system_calls
 
     def refresh(self) -> list[Link]:
         """Attach to what the process has new; the links that came (or came back).
@@ -211,22 +349,76 @@ class Process:
         libraries loaded since (dlopen). Nothing in the target tells of either: call this at intervals, or when you
         know; what ran in between was not seen.
         """
-        before = self.links
-        if self._was_replaced():
-            self.memory.reopen()
-            self.room.clear()
-            self.places.clear()
-            self._semaphores.clear()
-            for link in before:
-                link.detached = True
-            self.links = []
-            self.waiting += [one.request for one in before if isinstance(one.request.site, str)]
-            if self.on_exec is not None:
-                self.on_exec(self)
-        waiting, self.waiting = self.waiting, []
-        return self.attach_many(waiting, wait=True) if waiting else []
+        with self.lock:
+            if self.room.agent is None:
+                self.memory.reopen()  # it may have replaced its program before anything was attached
+            elif self.was_replaced():
+                self._begin_anew()
+            elif self._system_calls is not None:
+                self._system_calls.refresh()
+            waiting, self.waiting = self.waiting, []
+            if not waiting:
+                return []
+            refused: list[tuple[Request, WorkbenchError]] = []
+            links = self.attach_many(waiting, refused, wait=True)
+            for link in links:
+                if link.asked is not None and link.asked.holder is not None:
+                    link.asked.holder.append(link)
+            return links
 
-    def _was_replaced(self) -> bool:
+    def look(self) -> None:
+        """Follow it: children that are new, a program that was replaced, libraries loaded since.
+
+        Cheap where nothing has happened; `refresh` is called only where something has.
+        """
+        with self.lock:
+            if self._closed:
+                return
+            if self.parent is None:
+                self.family.look()
+            if self.was_replaced():
+                self.refresh()
+            elif self.waiting or self._system_calls is not None:
+                code = {(one.start, one.inode) for one in mappings(self.pid) if one.executable}
+                if code != self._code:
+                    self._code = code
+                    self.refresh()
+
+    def cancel(self, holder: list[Link]) -> None:
+        """Requests with this holder wait no longer."""
+        with self.lock:
+            self.waiting = [one for one in self.waiting if one.holder is not holder]
+
+    def _begin_anew(self) -> None:
+        """Another program runs: what we had is gone with the old one."""
+        self.leave_family()
+        self.memory.reopen()
+        self.room.clear()
+        self.places.clear()
+        self._semaphores.clear()
+        again: dict[int, Request] = {}
+        for link in self.links:
+            link.detached = True
+            asked = link.asked or link.request
+            if asked.holder is not None and link in asked.holder:
+                asked.holder.remove(link)
+            if not isinstance(asked.site, int) and (link.origin is None or link.claimed):
+                again[id(asked)] = asked
+        self.links = []
+        self.waiting += again.values()
+        self._code = None
+        try:
+            check_target(self.pid, filtered=self._filtered)
+        except WorkbenchError:
+            self.waiting = []
+            raise
+        if self._system_calls is not None:
+            self._system_calls.replaced()
+        if self.on_exec is not None:
+            self.on_exec(self)
+
+    def was_replaced(self) -> bool:
+        """It runs another program than the one that was entered."""
         agent = self.room.agent
         if agent is None:
             return False
@@ -253,6 +445,10 @@ class Process:
         """
         chains = {place.address: self.room.add_chain(place.links) for place in places.values()}
         self.room.flush()
+        if self._record is None and any(
+            one.needed and not one.installed for one in places.values()
+        ):
+            self._entered(None)
         if self._record:
             self._record.sites(
                 (place.address, place.original, place.patch, place.record)
@@ -329,12 +525,21 @@ class Process:
 
     def detach(self, links: Sequence[Link]) -> None:
         """Take programs off their places in one stop; links that are detached already do not matter."""
-        gone = [link for link in links if not link.detached]
-        if not gone:
-            return
+        with self.lock:
+            gone = [link for link in links if not link.detached]
+            if not gone:
+                return
+            self.family.look()
+            copies = self.family.copies(gone)
+            self._detach(gone)
+            for child, theirs in copies.items():
+                with contextlib.suppress(WorkbenchError):
+                    child.detach(theirs)
+
+    def _detach(self, gone: Sequence[Link]) -> None:
         places = {link.address: self.places[link.address] for link in gone}
-        for link, now in zip(gone, self._counters([one.number for one in gone]), strict=True):
-            link.last = now[0] - link.base[0], now[1] - link.base[1]
+        for link, now in zip(gone, self.counters.since(gone), strict=True):
+            link.last = now
             link.detached = True
             places[link.address].links.remove(link)
         left = set(map(id, gone))
@@ -347,6 +552,8 @@ class Process:
                 if place.unwinder:
                     place.unwinder = False
                     places[place.address] = place
+        if not self.links:
+            places |= {one.address: one for one in self.places if one.installed}
         try:
             self._apply(places, gone, clean=clean)
         except TargetGone:
@@ -355,37 +562,48 @@ class Process:
 
     def close(self) -> None:
         """Detach everything; the process goes on as if it had never been entered. Harmless twice."""
-        self.waiting = []
-        record, self._record = self._record, None
-        try:
-            self.detach(list(self.links))
-            if record:
-                record.restore_relatives(self.pid)
-                record.close()
-        finally:
-            if record:
-                record.keep()
-            self.memory.close()
+        with self.lock:
+            if self._closed:
+                return
+            self.waiting = []
+            try:
+                self.family.look()
+                if self._system_calls is not None:
+                    self._system_calls.detach(list(self._system_calls.links))
+                self.detach(list(self.links))
+                kept = self.family.part()
+                if self._record:
+                    self._record.restore_relatives(self.pid, kept)
+                    self._record.close()
+            finally:
+                self._end()
 
-    # Counters -------------------------------------------------------------------------------------------------
+    def abandon(self) -> None:
+        """Forget it without touching it: it is gone, or somebody else restores it."""
+        with self.lock:
+            if self._record:
+                self._record.close()
+            self._end()
 
-    def _counters(self, numbers: Sequence[int]) -> list[tuple[int, int]]:
-        """Hits and misses by number (which several links may have had), all threads together."""
-        total = np.zeros((2, layout.LINKS), np.uint64)
-        agent, size = self.room.agent, 8 * (max(numbers, default=0) + 1)
-        try:
-            for task in tasks(self.memory, agent) if agent else ():
-                for row, offset in enumerate((layout.HITS, layout.MISSED)):
-                    words = np.frombuffer(self.memory.read(task + offset, size), np.uint64)
-                    total[row, : len(words)] += words
-        except WorkbenchError:  # gone: nothing more is known
-            total[:] = 0
-        return [(int(total[0, number]), int(total[1, number])) for number in numbers]
+    def _end(self) -> None:
+        self._closed = True
+        self.leave_family()
+        if self._record:
+            self._record.keep()
+        self.memory.close()
+        self._hold.close()
+
+    def leave_family(self) -> None:
+        """It is on its own now: its parent is closed, or it runs another program."""
+        parent, self.parent = self.parent, None
+        if parent is not None and parent.family.children.get(self.pid) is self:
+            del parent.family.children[self.pid]
 
     def count(self, link: Link, what: str) -> int:
         """Hits or misses of one link since it was attached."""
         which = int(what == "missed")
         if link.detached:
             return link.last[which]
-        now = self._counters([link.number])[0][which]
-        return max(0, now - link.base[which])
+        with self.lock:
+            self.family.look()
+            return self.counters.since([link])[0][which]

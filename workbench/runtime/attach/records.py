@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ from typing import Any
 from workbench.errors import MissingCapability, NotPermitted, RunFailed, TargetGone
 from workbench.runtime.attach.agent import LoadedAgent
 from workbench.runtime.attach.memory import Memory
+from workbench.runtime.attach.remote import STUBS
 from workbench.runtime.attach.returns import restore_returns
+from workbench.runtime.attach.signals import end_signals
 from workbench.runtime.attach.stop import Stop
 
-__all__ = ("Collected", "Record", "collect", "restore_relatives", "start_time")
+__all__ = ("Collected", "Record", "collect", "collect_dead", "restore_relatives", "start_time")
 
 _counter = itertools.count(1)
 
@@ -49,7 +51,10 @@ class Record:
     def __init__(self, pid: int) -> None:
         me = os.getpid()
         self.path = _folder() / f"{pid}-{me}-{next(_counter)}.hooks"
-        self._file = self.path.open("w", encoding="utf-8")
+        begun = self.path.with_suffix(
+            ".begun"
+        )  # nobody may see a record that does not say whose it is
+        self._file = begun.open("w", encoding="utf-8")
         self._line(
             {
                 "pid": pid,
@@ -58,6 +63,7 @@ class Record:
                 "owner_start": start_time(me),
             }
         )
+        begun.rename(self.path)
 
     def _line(self, value: dict[str, Any]) -> None:
         self._file.write(json.dumps(value) + "\n")
@@ -76,14 +82,21 @@ class Record:
         self._file.write("".join(line + "\n" for line in lines))
         self._file.flush()
 
+    def signals(self, ends: int, stub: int) -> None:
+        """The handler of SIGTRAP will be installed: the agent's function that takes it out, and the stubs."""
+        self._line({"signals": ends, "stub": stub})
+
     def semaphore(self, address: int, count: int) -> None:
         """A USDT semaphore that will be, or was, changed by `count`."""
         self._line({"semaphore": address, "count": count})
 
-    def restore_relatives(self, pid: int) -> None:
-        """Restore the processes that were forked from this one and inherited its hooks."""
+    def restore_relatives(self, pid: int, kept: Mapping[int, set[int]]) -> None:
+        """Restore the processes that were forked from this one and inherited its hooks.
+
+        `kept`: processes that go on being probed, with the places that are left alone there.
+        """
         self._file.flush()
-        restore_relatives(pid, _read(self.path)[1:])
+        restore_relatives(pid, _read(self.path)[1:], kept)
 
     def close(self) -> None:
         """Everything was restored: the record is no longer needed. Harmless twice."""
@@ -154,7 +167,19 @@ def collect() -> list[Collected]:
     return found
 
 
-def restore_relatives(pid: int, lines: list[dict[str, Any]]) -> list[int]:
+def collect_dead() -> None:
+    """`collect`, where a workbench was killed: its hooks are in the way of ours."""
+    for path in _folder().glob("*.hooks"):
+        head = (_read(path) or [{}])[0]
+        with contextlib.suppress(KeyError, ValueError, TypeError):
+            if start_time(int(head["owner"])) != int(head["owner_start"]):
+                collect()
+                return
+
+
+def restore_relatives(
+    pid: int, lines: list[dict[str, Any]], kept: Mapping[int, set[int]] | None = None
+) -> list[int]:
     """Restore every other process that has these hooks, by fork; which they were.
 
     A process is known by our jump and, in its memory, our structure that names the jump's place.
@@ -168,8 +193,11 @@ def restore_relatives(pid: int, lines: list[dict[str, Any]]) -> list[int]:
             continue
         other = int(entry.name)
         try:
-            if _has_any(other, sites):
-                _restore(other, lines)
+            theirs = sites
+            if kept and other in kept:
+                theirs = [one for one in sites if int(one["at"]) not in kept[other]]
+            if _has_any(other, theirs):
+                _restore(other, lines if theirs is sites else theirs)
                 found.append(other)
         except (TargetGone, NotPermitted, MissingCapability, RunFailed):
             continue
@@ -179,7 +207,7 @@ def restore_relatives(pid: int, lines: list[dict[str, Any]]) -> list[int]:
 def _has_any(pid: int, sites: list[dict[str, Any]]) -> bool:
     memory = Memory(pid)
     try:
-        for line in (sites[0], sites[-1], *sites):
+        for line in (*sites[:1], *sites[-1:], *sites):
             at, patch = int(line["at"]), bytes.fromhex(line["patch"])
             record = memory.read(int(line["site"]), 8)
             if record != struct.pack("<Q", at):
@@ -195,6 +223,7 @@ def _restore(pid: int, lines: list[dict[str, Any]]) -> int:
     sites = {}
     semaphores: dict[int, int] = {}
     agent = None
+    ends = stub = 0
     for line in lines:
         with contextlib.suppress(KeyError, ValueError, TypeError):
             if "at" in line:
@@ -203,6 +232,8 @@ def _restore(pid: int, lines: list[dict[str, Any]]) -> int:
             elif "base" in line:
                 symbols = {"wb_agent": int(line["wb_agent"])}
                 agent = LoadedAgent(int(line["base"]), int(line["size"]), symbols, 0)
+            elif "signals" in line:
+                ends, stub = int(line["signals"]), int(line["stub"])
             elif "semaphore" in line:
                 at = int(line["semaphore"])
                 semaphores[at] = semaphores.get(at, 0) + int(line["count"])
@@ -223,6 +254,10 @@ def _restore(pid: int, lines: list[dict[str, Any]]) -> int:
             if agent is not None:
                 with contextlib.suppress(MissingCapability):  # another program runs there now
                     restore_returns(memory, agent)
+        if ends and agent is not None:
+            with contextlib.suppress(MissingCapability):
+                if memory.read(stub, len(STUBS)) == STUBS:
+                    end_signals(pid, memory, ends, stub)
     finally:
         memory.close()
     return count

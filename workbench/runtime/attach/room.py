@@ -6,7 +6,7 @@ so nothing here needs the process to be held; only mapping more of it does.
 
 from __future__ import annotations
 
-import itertools
+import secrets
 import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -44,25 +44,35 @@ _KINDS = {
 
 
 class Room:
-    """What one process has of ours. `agent` is None before the first attachment."""
+    """What one process has of ours.
+
+    Attributes
+    ----------
+    agent : LoadedAgent or None
+        None before the first attachment.
+    mark : bytes
+        Random; at byte 16 of each arena's data, by which children of forks are known (`family`).
+    """
 
     def __init__(self, memory: Memory, space: Space | None) -> None:
         self.memory, self.space = memory, space
         self.agent: LoadedAgent | None = None
         self.arenas: list[Arena] = []
-        self._programs: dict[tuple[int, ...], tuple[int, Request]] = {}
-        self._maps: dict[int, tuple[int, Map]] = {}
-        self._numbers = itertools.count(1)
+        self.programs: dict[tuple[int, ...], tuple[int, Request]] = {}
+        self.maps: dict[int, tuple[int, Map]] = {}
+        self.next_number = 1
         self.free_numbers: list[int] = []
         self._pending: list[tuple[int, bytes]] = []
+        self.mark = secrets.token_bytes(16)
 
     def clear(self) -> None:
         """The process runs another program: nothing of ours is there."""
         self.agent = None
         self.arenas.clear()
-        self._programs.clear()
-        self._maps.clear()
+        self.programs.clear()
+        self.maps.clear()
         self._pending.clear()
+        self.mark = secrets.token_bytes(16)
 
     # Making room ----------------------------------------------------------------------------------------------
 
@@ -84,8 +94,8 @@ class Room:
         entered : callable
             Told of the agent when it was loaded just now.
         """
-        new = {self._key(r): r for r in requests if self._key(r) not in self._programs}
-        maps = {id(m): m for r in new.values() for m in r.maps if id(m) not in self._maps}
+        new = {self._key(r): r for r in requests if self._key(r) not in self.programs}
+        maps = {id(m): m for r in new.values() for m in r.maps if id(m) not in self.maps}
         code = sum(len(r.program.code) + 64 for r in new.values())
         data = _DATA_PER_LINK * (len(requests) + len(places) + 1) + MAP_SIZE * len(maps)
         data += sum(8 * len(r.maps) + 256 for r in new.values())
@@ -106,7 +116,7 @@ class Room:
             for one in maps.values():
                 at = self._arena_with(0, MAP_SIZE).take_data(MAP_SIZE)
                 open_map(calls, self.memory, self.agent, one, at)
-                self._maps[id(one)] = at, one
+                self.maps[id(one)] = at, one
         return stop.seconds
 
     def _reachable(self, low: int, high: int, code: int, data: int) -> bool:
@@ -136,7 +146,8 @@ class Room:
         maps = Modules(self.memory.pid).maps
         arena = map_arena(calls, maps, low, high, max(2 * code, _LEAST), max(2 * data, _LEAST))
         arena.take_data(64)
-        self.memory.write(arena.data, self.memory.read(self.agent.symbols["wb_agent"], 16))
+        head = self.memory.read(self.agent.symbols["wb_agent"], 16)
+        self.memory.write(arena.data, head + self.mark)
         self.arenas.append(arena)
 
     def _arena_with(self, code: int, data: int) -> Arena:
@@ -192,24 +203,27 @@ class Room:
 
     def _program(self, request: Request) -> int:
         key = self._key(request)
-        if key in self._programs:
-            return self._programs[key][0]
+        if key in self.programs:
+            return self.programs[key][0]
         code = bytes(request.program.code)
         arena = self._arena_with(len(code), layout.PROGRAM.size + 8 * len(request.maps) + 128)
         at = arena.take_code(len(code))
         self.write(at, code)
         maps = arena.take_data(8 * max(1, len(request.maps)))
-        addresses = [self._maps[id(one)][0] for one in request.maps]
+        addresses = [self.maps[id(one)][0] for one in request.maps]
         self.write(maps, struct.pack(f"<{len(addresses)}Q", *addresses))
         record = arena.take_data(layout.PROGRAM.size)
         entry = at + request.program.entry
         self.write(record, layout.PROGRAM.pack(entry, maps, 0, 0, _BUDGET))
-        self._programs[key] = record, request
+        self.programs[key] = record, request
         return record
 
-    def add_link(self, process: Process, request: Request, place: Place) -> Link:
+    def add_link(self, process: Process, request: Request, address: int, name: str) -> Link:
         """Make the struct wb_link of an attachment (and of its program, where it is new)."""
-        number = self.free_numbers.pop() if self.free_numbers else next(self._numbers)
+        if not self.free_numbers:
+            self.free_numbers.append(self.next_number)
+            self.next_number += 1
+        number = self.free_numbers.pop()
         if number >= layout.LINKS:
             raise BadSpec(
                 f"more than {layout.LINKS - 1:,} attachments in one process",
@@ -219,11 +233,9 @@ class Room:
         kind = _KINDS[request.kind]
         self.write(
             record,
-            layout.LINK.pack(
-                self._program(request), request.cookie, place.address, kind, number, 0, 0
-            ),
+            layout.LINK.pack(self._program(request), request.cookie, address, kind, number, 0, 0),
         )
-        return Link(process, request, number, place.name, place.address, record)
+        return Link(process, request, number, name, address, record)
 
     def add_chain(self, links: Sequence[Link]) -> int:
         """Write the list of what runs at a place; its address, 0 for nothing."""

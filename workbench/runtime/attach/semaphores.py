@@ -23,6 +23,10 @@ class Semaphores:
         """The process runs another program, whose semaphores nobody has touched."""
         self._held.clear()
 
+    def adopt(self, held: Iterable[int]) -> None:
+        """These are raised already: by the parent, before the process was forked."""
+        self._held = {at for at in held if at}
+
     def apply(self, record: Record | None, wanted: Iterable[int]) -> None:
         """Make the semaphores at these addresses (0: none) ours, and give back the others; the process is held."""
         counts = Counter(at for at in wanted if at)

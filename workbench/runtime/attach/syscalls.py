@@ -150,7 +150,7 @@ class SystemCalls:
             )
             links.append(room.add_link(process, request, 0, name))
         numbers = [link.number for link in links]
-        for link, base in zip(links, process._counters(numbers), strict=True):
+        for link, base in zip(links, process.counters.read(numbers), strict=True):
             link.base = base
             link.method = "jump"
             link.owner = self
@@ -161,6 +161,10 @@ class SystemCalls:
     def _new_sites(self, modules: Modules) -> list[tuple[Place, CallSite]]:
         """Sites of the modules that were not looked at yet."""
         found: list[tuple[Place, CallSite]] = []
+        for one in modules.maps:
+            if one.executable and not one.inode and not self._is_ours(one.start):
+                name = one.path or f"code at {one.start:#x}"
+                self.refused[name] = "it is in no file whose functions are known"
         for module in modules.all:
             code = next(one for one in module.maps if one.executable)
             key = (module.path, code.start, code.device + str(code.inode))
@@ -168,13 +172,16 @@ class SystemCalls:
                 continue
             self._known.add(key)
             try:
+                if module.is_go:
+                    self.refused[module.name] = "goroutines have stacks too small for programs"
+                    continue
                 sites, refused = find_sites(module.place)
                 bias = module.bias if sites or refused else 0
             except (OSError, BadElf, MissingCapability) as error:
                 self.refused[module.name] = f"its file cannot be read: {error}"
                 continue
-            for one in refused:
-                self.refused[f"{module.name}:{one.function}@{one.call:#x}"] = one.reason
+            for refusal in refused:
+                self.refused[f"{module.name}:{refusal.function}@{refusal.call:#x}"] = refusal.reason
             for site in sites:
                 name = f"{module.name}:{site.function}"
                 place = Place(site.start + bias, name, _NOTHING, False, b"")
@@ -182,6 +189,13 @@ class SystemCalls:
                     continue
                 found.append((place, site))
         return found
+
+    def _is_ours(self, address: int) -> bool:
+        room = self.process.room
+        agent = room.agent
+        if agent and agent.base <= address < agent.base + agent.size:
+            return True
+        return any(one.code <= address < one.end for one in room.arenas)
 
     def _usable(self, place: Place, site: CallSite, module: Module) -> bool:
         """It is in memory what it is in the file, and no probe of ours is in the way."""
@@ -344,7 +358,7 @@ class SystemCalls:
         if not gone:
             return
         numbers = [one.number for one in gone]
-        for link, now in zip(gone, self.process._counters(numbers), strict=True):
+        for link, now in zip(gone, self.process.counters.read(numbers), strict=True):
             link.last = now[0] - link.base[0], now[1] - link.base[1]
             link.detached = True
         left = set(map(id, gone))

@@ -36,7 +36,7 @@ def expand(request: Request, modules: Modules) -> list[Request]:
     UnknownSymbol
         No mapped file has such a mark.
     """
-    if request.kind != "usdt" or isinstance(request.site, int):
+    if request.kind != "usdt" or not isinstance(request.site, str):
         return [request]
     *library, provider, name = request.site.split(":")
     where = [modules.named(library[0])] if library and library[0] else modules.all

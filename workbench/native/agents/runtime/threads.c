@@ -11,6 +11,8 @@
 
 #define PROBES 64
 #define RETRY 1000 /* hits after a thread could not join the namespace */
+#define PAGE 4096ull
+#define ADVICE_DONTNEED 4
 #define MEMORY_READ_WRITE 3
 #define MEMORY_PRIVATE_ANONYMOUS_NORESERVE 0x4022
 
@@ -48,6 +50,19 @@ static struct wb_task *add(uint64_t pointer) {
     return NULL;
 }
 
+/* The child of a fork counts anew; pages go back to the kernel rather than being written. */
+static void count_anew(struct wb_task *task, uint64_t era) {
+    uint64_t start = (uint64_t)task->hits, end = (uint64_t)(task->missed + WB_LINKS);
+    uint64_t low = (start + PAGE - 1) & ~(PAGE - 1), high = end & ~(PAGE - 1);
+    if (task->counted) {
+        __builtin_memset((void *)start, 0, low - start);
+        __builtin_memset((void *)high, 0, end - high);
+        if (wb_system_call(SYS_madvise, (int64_t)low, (int64_t)(high - low), ADVICE_DONTNEED, 0, 0, 0))
+            __builtin_memset((void *)low, 0, high - low);
+    }
+    WB_STORE(&task->counted, era);
+}
+
 static bool begin(struct wb_task *task, uint64_t era) {
     struct wb_run *run = &task->run;
     uint32_t tid = (uint32_t)wb_system_call(SYS_gettid, 0, 0, 0, 0, 0, 0);
@@ -58,6 +73,8 @@ static bool begin(struct wb_task *task, uint64_t era) {
     WB_STORE(&task->era, 0); /* a signal handler that comes in now is missed */
     if (!forked)
         task->depth = 0;
+    if (task->counted != era)
+        count_anew(task, era);
     __builtin_memset(run, 0, sizeof *run);
     __builtin_memset(task->scratch + WB_SCRATCH - WB_SCRATCH_THREAD, 0, WB_SCRATCH_THREAD);
     run->next = next;
