@@ -9,7 +9,7 @@ a namespace of shared memory. Nothing is left when `with` ends: hooks are remove
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -32,10 +32,14 @@ if TYPE_CHECKING:
     from workbench.objects.linked import LinkedObject, LinkedProgram
     from workbench.objects.model import BpfObject
     from workbench.runtime.attach import Process
+    from workbench.runtime.attach.sampling import Sampling
     from workbench.runtime.helpers.printk import Lines
     from workbench.runtime.helpers.timers import Timers
     from workbench.runtime.maps import Map, Space
+    from workbench.runtime.tracepoints import CallPoint
     from workbench.runtime.verifier import Verdict
+
+    _Link = TypeVar("_Link", Links, Sampling)
 
 __all__ = ("Loaded", "load")
 
@@ -64,8 +68,9 @@ class Loaded:
     def __init__(self, obj: BpfObject, linked: LinkedObject, space: Space, pid: int | None) -> None:
         self.object, self.linked, self.space, self.default_pid = obj, linked, space, pid
         self.why = ""
+        self.left_out = 0
         self.programs: dict[str, Program] = {}
-        self._links: list[Links] = []
+        self._links: list[Links | Sampling] = []
         self._processes: dict[int, Process] = {}
         self._notes: list[Path] = []
         self._closed = False
@@ -117,7 +122,9 @@ class Loaded:
 
     def fill(self) -> None:
         """Set the initial content of maps of maps and of program arrays (`__array(values, ...)`)."""
-        by_name = {one.name: made for one, made in zip(self.linked.maps, self.all_maps, strict=True)}
+        by_name = {
+            one.name: made for one, made in zip(self.linked.maps, self.all_maps, strict=True)
+        }
         for one, made in zip(self.linked.maps, self.all_maps, strict=True):
             for index, name in one.values:
                 if one.type != _PROGRAM_ARRAY:
@@ -132,7 +139,8 @@ class Loaded:
         """A ring buffer map, ready for a reader of `workbench.kernel.ring`; the caller closes it."""
         if name not in self.rings:
             raise BadSpec(
-                f"{self.object.name} has no ring {name!r}", f"rings: {', '.join(self.rings) or 'none'}"
+                f"{self.object.name} has no ring {name!r}",
+                f"rings: {', '.join(self.rings) or 'none'}",
             )
         return self.rings[name]
 
@@ -209,6 +217,66 @@ class Loaded:
             refused.update((numbers[id(request)], error.message) for request, error in failed)
         return self._keep(Links(f"{program} on {count} places of {path}", links))
 
+    def attach_sampling(self, program: str, hertz: int, *, pid: int | None = None) -> Sampling:
+        """Run a program of section perf_event at intervals of the CPU time of each thread of a process.
+
+        Parameters
+        ----------
+        program : str
+        hertz : int
+            Samples for a second of a thread's CPU time.
+        pid : int, optional
+            The process; by default the one that `load` was told.
+
+        Raises
+        ------
+        NotPermitted, MissingCapability, TargetGone
+        """
+        from workbench.runtime.attach import Request
+        from workbench.runtime.attach.sampling import Sampling
+
+        one = self.programs[program]
+        if not 0 < hertz <= 1_000_000:
+            raise BadSpec(f"{hertz} samples a second", "1 to 1,000,000")
+        request = Request(one.probe, f"{hertz} Hz", maps=(*self.all_maps, *self._extra))
+        process, period = self._process(pid), 1_000_000_000 // hertz
+        return self._keep(Sampling(process, request, period, left_out=self.left_out))
+
+    def attach_raw_tracepoint(
+        self, program: str, name: str, *, cookie: int = 0, pid: int | None = None
+    ) -> Links:
+        """Attach to sys_enter or sys_exit of a process; see `workbench.runtime.tracepoints`.
+
+        Raises
+        ------
+        MissingCapability
+            Another tracepoint: the kernel's alone.
+        """
+        from workbench.runtime.tracepoints import raw_tracepoint
+
+        return self._attach_calls(program, raw_tracepoint(name), pid, cookie)
+
+    def attach_tracepoint(
+        self, program: str, category: str, name: str, *, cookie: int = 0, pid: int | None = None
+    ) -> Links:
+        """Attach to a tracepoint of category syscalls or raw_syscalls; the same errors."""
+        from workbench.runtime.tracepoints import tracepoint
+
+        return self._attach_calls(program, tracepoint(category, name), pid, cookie)
+
+    def _attach_calls(self, program: str, point: CallPoint, pid: int | None, cookie: int) -> Links:
+        from workbench.runtime.tracepoints import call_request
+
+        maps = (*self.all_maps, *self._extra)
+        request = call_request(point, self.programs[program], maps, cookie)
+        links = self._process(pid).system_calls.attach_many([request])
+        return self._keep(Links(f"{program} on {point.name}", links))
+
+    def refresh(self) -> None:
+        """Attach to what the processes have new: libraries loaded since, programs replaced (exec)."""
+        for process in self._processes.values():
+            process.refresh()
+
     def _process(self, pid: int | None) -> Process:
         """The process that attachments go to, entered when this is the first."""
         pid = self.default_pid if pid is None else pid
@@ -220,7 +288,7 @@ class Loaded:
             self._processes[pid] = enter_process(pid, self.space)
         return self._processes[pid]
 
-    def _keep(self, link: Links) -> Links:
+    def _keep(self, link: _Link) -> _Link:
         self._links = [old for old in self._links if old.attached]
         self._links.append(link)
         return link
@@ -350,9 +418,7 @@ def load(
     """
     from workbench.runtime.verifier import verify as verify_program
 
-    linked = linked_for_user_space(
-        obj, constants=constants, map_sizes=map_sizes, programs=programs
-    )
+    linked = linked_for_user_space(obj, constants=constants, map_sizes=map_sizes, programs=programs)
     verdicts = {}
     for name, program in linked.programs.items():
         verdicts[name] = verify_program(program, linked, **verifier)
@@ -360,6 +426,7 @@ def load(
     space, loaded = enter_space(namespace), None
     try:
         loaded = Loaded(obj, linked, space, pid)
+        loaded.left_out = left_out
         for name, program in linked.programs.items():
             loaded.add(Program(program, verdicts[name], linked.maps, loaded.all_maps))
         loaded.fill()

@@ -187,7 +187,7 @@ class WatchCollector:
         self.place = place = locate(target, self.what, self.size)
         everything = pieces(place.address, place.length)
         own = target.pid == os.getpid()
-        backend = self._backend or self._make_backend(own=own, command=False)
+        backend = self._backend or self._make_backend(target, own=own)
         self._backend, self._how = backend, backend.mode
         aim = Aim(
             self.label,
@@ -213,35 +213,37 @@ class WatchCollector:
 
     def prepare_environment(self, variables: dict[str, str]) -> None:
         """Change the environment of a command before it is started: it may have to load the sigtrap agent."""
-        backend = self._make_backend(own=False, command=True)
+        backend = self._make_backend(None, own=False)
         if isinstance(backend, SignalBackend):
             backend.environment(variables)
             self._backend = backend
         else:
             backend.close()
 
-    def _make_backend(self, *, own: bool, command: bool) -> Backend:
-        if self.mode != "sigtrap":
+    def _make_backend(self, target: Target | None, *, own: bool) -> Backend:
+        """How hits are received; without `target`, those of a command that is yet to be started."""
+        if target is not None and target.backend == "userspace":
+            if self.mode == "bpf":
+                raise BadSpec(
+                    f"{self.label}: mode=bpf records with the kernel",
+                    "leave mode=bpf away, or record with --backend kernel",
+                )
+            self._why = "user space was chosen"
+        elif self.mode != "sigtrap":
             try:
                 backend = KernelBackend(stacks=self.stacks, copy=self.copy, values=self.values)
                 self._why = "BPF works here" if self.mode == "auto" else "asked for"
                 return backend
             except (NotPermitted, MissingCapability) as error:
-                if self.mode == "bpf" or not (own or command):
-                    error.hint += (
-                        "; without BPF only this process and commands started here can be watched"
-                    )
+                if self.mode == "bpf" or (target is not None and target.machine):
+                    error.hint += "; without BPF only processes of your own can be watched"
                     raise
                 self._why = f"BPF does not work here: {error.message.splitlines()[0]}"
                 _log.warning("%s: hits are taken by signals (sigtrap): %s", self.label, self._why)
         else:
             self._why = "asked for"
-        if not (own or command):
-            raise BadSpec(
-                f"{self.label}: mode=sigtrap cannot watch a process that is already running",
-                "start the program as the recording's command, or use mode=bpf as root",
-            )
-        return SignalBackend(stacks=self.stacks, values=self.values, own=own)
+        running = target.pids if target is not None and not own else ()
+        return SignalBackend(stacks=self.stacks, values=self.values, own=own, running=running)
 
     def _plan(self, target: Target, everything: list[Place]) -> tuple[Turns | None, list[Place]]:
         """Which places take turns (None: each has its slot), and which are watched first."""

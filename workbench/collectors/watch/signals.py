@@ -1,9 +1,9 @@
 """Hits through SIGTRAP in the watched process: no BPF and no privilege (`sigtrap` of perf_event_open, Linux >= 5.13).
 
 The agent (native/agents/sigtrap.c) receives the signals and writes records to shared memory. It gets into this process
-by ctypes, into a command by LD_PRELOAD; another running process has no agent and would be killed by the signal, so it
-cannot be watched this way. A program that sets a SIGTRAP handler of its own takes the hits away from the agent, and
-one that sets the default action dies of the next: such programs need BPF.
+by ctypes, into a command by LD_PRELOAD. Into a process that runs already the agent of the userspace runtime is put
+(`runtime.attach.watching`), which does the same. A program that sets a SIGTRAP handler of its own takes the hits away
+from the agent, and one that sets the default action dies of the next: such programs need BPF.
 """
 
 from __future__ import annotations
@@ -23,10 +23,15 @@ from workbench.native.build import agent
 from workbench.native.watch_area import PLACES, Area
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from workbench.collectors.base import Sink, Target
     from workbench.collectors.watch.slots import Place
+    from workbench.runtime.attach import Process
+    from workbench.runtime.attach.watching import Watching
+    from workbench.runtime.maps import Space
 
 __all__ = ("SignalBackend", "agent_path")
 
@@ -65,12 +70,16 @@ class SignalBackend:
     values : bool
         Read the value at every hit.
     own : bool
-        The watched process is this one; else it is a command that `environment` is set for.
+        The watched process is this one.
+    running : iterable of int
+        Processes that run already, to be entered. Neither: it is a command that `environment` is set for.
     """
 
     mode = "sigtrap"
 
-    def __init__(self, *, stacks: str, values: bool, own: bool) -> None:
+    def __init__(
+        self, *, stacks: str, values: bool, own: bool, running: Iterable[int] = ()
+    ) -> None:
         self.token = next(_tokens) & 0xFFFFFF
         self._stacks = stacks != "no"
         self._number = -1
@@ -78,6 +87,8 @@ class SignalBackend:
         self._sink: Sink | None = None
         self._round = 0
         self._final: tuple[dict[str, int], int] = ({}, 0)
+        self._entered: list[tuple[Watching, Process]] = []
+        self._space: Space | None = None
         agent_path()
         self._area = Area(self.token, values=values, stacks=self._stacks)
         if own:
@@ -87,6 +98,26 @@ class SignalBackend:
                 raise MissingCapability(
                     f"the sigtrap agent cannot start: {os.strerror(-self._number)}"
                 )
+
+        try:
+            for pid in sorted(running):
+                self._enter(pid)
+        except BaseException:
+            self.close()
+            raise
+
+    def _enter(self, pid: int) -> None:
+        from workbench.runtime.attach.watching import Watching
+        from workbench.runtime.sharing import enter_process, enter_space, leave_process
+
+        if self._space is None:
+            self._space = enter_space(None)
+        process = enter_process(pid, self._space)
+        try:
+            self._entered.append((Watching(process, self._live.path), process))
+        except BaseException:
+            leave_process(process)
+            raise
 
     def environment(self, variables: dict[str, str]) -> None:
         """Add what makes a command load the agent."""
@@ -206,7 +237,19 @@ class SignalBackend:
             return
         self._final = (self.losses(), self.taken())
         self._area = None
+        self._leave()
         if self._number >= 0:
             _own_agent().wb_watch_unmap(self._number)
             self._number = -1
         area.close()
+
+    def _leave(self) -> None:
+        from workbench.runtime.sharing import leave_process, leave_space
+
+        entered, self._entered = self._entered, []
+        for watching, process in entered:
+            watching.close()
+            leave_process(process)
+        if self._space is not None:
+            leave_space(self._space)
+            self._space = None

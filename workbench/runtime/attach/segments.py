@@ -20,27 +20,27 @@ from workbench.runtime.attach.remote import STUBS, Calls
 if TYPE_CHECKING:
     from workbench.runtime.maps import Map, Space
 
-__all__ = ("MAP_SIZE", "join_space", "open_map")
+__all__ = ("MAP_SIZE", "PATH_AT", "join_space", "open_map")
 
 _SHARED = 1
 _OPENAT, _CLOSE = 257, 3
 _HERE = -100
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-_PATH_AT = (len(STUBS) + 63) & -64
+PATH_AT = (len(STUBS) + 63) & -64
 MAP_SIZE = 128
 
 
 def _map_file(calls: Calls, memory: Memory, agent: LoadedAgent, path: Path) -> tuple[int, int]:
     """Address and length of the whole file in the target."""
     name = os.fsencode(path) + b"\0"
-    if len(name) > PAGE - _PATH_AT:
+    if len(name) > PAGE - PATH_AT:
         raise MissingCapability(
             f"{path} is too long a path", "set WORKBENCH_NAMESPACES to a shorter one"
         )
     length = path.stat().st_size
-    memory.write(agent.stub + _PATH_AT, name)
+    memory.write(agent.stub + PATH_AT, name)
     try:
-        fd = calls.call(_OPENAT, _HERE, agent.stub + _PATH_AT, _FLAGS, 0)
+        fd = calls.call(_OPENAT, _HERE, agent.stub + PATH_AT, _FLAGS, 0)
         try:
             return calls.call(MMAP, 0, length, READ | WRITE, _SHARED, fd, 0), length
         finally:
