@@ -22,7 +22,9 @@ from workbench.objects.model import BpfObject, builtin
 
 __all__ = ("DESCRIPTION", "run")
 
-DESCRIPTION = "cost of programs at the entry and exit of a system call, in user space and in the kernel"
+DESCRIPTION = (
+    "cost of programs at the entry and exit of a system call, in user space and in the kernel"
+)
 _ROUNDS = 11
 _CALLS, _RUNS = 5_000, 40
 _HOOKS = (("enter", "sys_enter"), ("leave", "sys_exit"))

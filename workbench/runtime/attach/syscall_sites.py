@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.frames.symbols.elf import ElfSymbols
-from workbench.frames.symbols.elffile import ElfFile
+from workbench.frames.symbols.elffile import BadElf, ElfFile
+from workbench.frames.symbols.functions import function_ranges
 from workbench.runtime.attach.relocate import JUMP, padding
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ("CallSite", "Refusal", "find_sites")
 
 _SYSCALL = b"\x0f\x05"
+_RETURN = bytes.fromhex("48c7c00f000000")
 _BEYOND = 16
 _LOOK_AHEAD = 8
 
@@ -85,6 +87,10 @@ def _find(
             for one in elf.loads
             if one["flags"] & 1
         ]
+        try:
+            described = function_ranges(elf)
+        except BadElf:
+            described = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
     found: list[CallSite] = []
     refused: list[Refusal] = []
     if not any(_SYSCALL in code for _, code in images):
@@ -105,12 +111,26 @@ def _find(
             body = code[start - base : end - base + _BEYOND]
             one = _Function(start, end, name, body, far)
             for at in wanted:
+                if _by_its_bytes(code, at - base) and not _within(described, at):
+                    refused.append(Refusal(at, name, "unwinders know signal frames by its bytes"))
+                    continue
                 result = one.plan(at)
                 if isinstance(result, CallSite):
                     found.append(result)
                 elif result is not None:
                     refused.append(result)
     return tuple(found), tuple(refused)
+
+
+def _by_its_bytes(code: bytes, at: int) -> bool:
+    """mov $15 (rt_sigreturn), %rax before it: where no unwind table describes it, unwinders compare these bytes."""
+    return code[at - len(_RETURN) : at] == _RETURN
+
+
+def _within(ranges: tuple[NDArray[np.uint64], NDArray[np.uint64]], address: int) -> bool:
+    starts, ends = ranges
+    i = int(np.searchsorted(starts, np.uint64(address), "right")) - 1
+    return i >= 0 and address < int(ends[i])
 
 
 def _occurrences(code: bytes) -> NDArray[np.uint64]:

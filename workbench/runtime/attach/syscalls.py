@@ -162,6 +162,8 @@ class SystemCalls:
         """Sites of the modules that were not looked at yet."""
         found: list[tuple[Place, CallSite]] = []
         for one in modules.maps:
+            if one.path == "[vsyscall]":  # the kernel answers it
+                continue
             if one.executable and not one.inode and not self._is_ours(one.start):
                 name = one.path or f"code at {one.start:#x}"
                 self.refused[name] = "it is in no file whose functions are known"

@@ -20,17 +20,22 @@ uint64_t wb_call_entered(struct wb_registers *image);
 void wb_call_left(struct wb_registers *image);
 void wb_call_child(void);
 
+/* The kernel looks at the low half of rax (do_syscall_64). */
+static inline uint64_t number_of(const struct wb_registers *image) {
+    return (uint64_t)(int64_t)(int32_t)image->orig_ax;
+}
+
 /* The record of a tracepoint: 8 bytes of common fields, the number, then arguments or result. */
 static void *context(
     struct wb_task *task, const struct wb_call_hook *hook, struct wb_registers *image, bool entering) {
     uint64_t *words = task->call;
     if (hook->form == WB_CALL_RAW) {
         words[0] = (uint64_t)image;
-        words[1] = entering ? image->orig_ax : image->ax;
+        words[1] = entering ? number_of(image) : image->ax;
         return words;
     }
     words[0] = (uint64_t)task->tid << 32;
-    words[1] = image->orig_ax;
+    words[1] = number_of(image);
     if (entering) {
         words[2] = image->di;
         words[3] = image->si;
@@ -68,7 +73,7 @@ static inline __attribute__((always_inline)) bool run_hook(
 
 /* How the call is made that is about to be. */
 static inline uint64_t manner(const struct wb_registers *image) {
-    switch (image->orig_ax) {
+    switch (number_of(image)) {
     case SYS_rt_sigreturn:
     case SYS_exit:
     case SYS_exit_group:
@@ -85,7 +90,7 @@ static inline uint64_t manner(const struct wb_registers *image) {
 }
 
 __attribute__((used)) uint64_t wb_call_entered(struct wb_registers *image) {
-    uint64_t number = image->orig_ax, how = manner(image);
+    uint64_t number = number_of(image), how = manner(image);
     struct wb_call_chain *chain = WB_LOAD(&wb_calls.chain);
     if (__builtin_expect(!chain, 0))
         return how;
@@ -128,14 +133,15 @@ __attribute__((used)) void wb_call_left(struct wb_registers *image) {
         return;
     if (__builtin_expect(task->forking, 0))
         own_numbers(task);
+    uint64_t number = number_of(image);
     for (uint32_t i = chain->entries; i < chain->entries + chain->exits; i++) {
         const struct wb_call_hook *hook = &chain->hooks[i];
-        if (hook->number == WB_CALL_ANY || hook->number == image->orig_ax)
+        if (hook->number == WB_CALL_ANY || hook->number == number)
             run_hook(task, hook, image, false);
     }
     /* The C library began its robust list (a new thread, the child of a fork), which our element is not in: the thread
      * joins anew at its next hit. */
-    if (__builtin_expect(image->orig_ax == SYS_set_robust_list && !image->ax && task->run.self && !task->run.busy, 0) &&
+    if (__builtin_expect(number == SYS_set_robust_list && !image->ax && task->run.self && !task->run.busy, 0) &&
         !wb_leave(&task->run))
         WB_STORE(&task->era, 0);
 }
