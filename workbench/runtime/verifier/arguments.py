@@ -11,6 +11,7 @@ from workbench.runtime.verifier import dynptr, memory, stack
 from workbench.runtime.verifier import kinds as k
 from workbench.runtime.verifier.environment import Environment
 from workbench.runtime.verifier.precision import mark
+from workbench.runtime.verifier.printed import text_offsets
 from workbench.runtime.verifier.reject import Reject
 from workbench.runtime.verifier.state import Reg, State
 
@@ -141,7 +142,8 @@ def _sized(
     writes = kind in (A.UNINIT_MEMORY, A.UNINIT_MEMORY_OR_NULL)
     # What is written through a dynptr later is not looked at again.
     writes = writes or helper.name == "bpf_dynptr_from_mem"
-    access(env, state, helper, register - 1, size.s.umin, size.s.umax, writes)
+    texts = text_offsets(env, state, helper, register - 1)
+    access(env, state, helper, register - 1, size.s.umin, size.s.umax, writes, texts=texts)
     return size.s.umax
 
 
@@ -154,8 +156,9 @@ def access(
     most: int,
     writes: bool,
     aligned: int = 1,
+    texts: frozenset[int] = frozenset(),
 ) -> None:
-    """The helper reads or writes `least` to `most` bytes at the address in a register."""
+    """The helper reads or writes `least` to `most` bytes at the address in a register; `texts` as `check_readable`."""
     reg = state.top.regs[register]
     if reg.null:
         raise Reject(
@@ -169,7 +172,7 @@ def access(
             raise Reject(f"{helper.name} takes memory aligned to {aligned} bytes", register)
         if not writes:
             if most:
-                stack.check_readable(env, state, reg, register, low, high + most)
+                stack.check_readable(env, state, reg, register, low, high + most, texts)
             return
         if least and low == high:
             stack.make_writable(env, state, reg, register, low, low + least, sure=True)
@@ -210,6 +213,9 @@ def _one(
         if given.map < 0:
             raise Reject(f"{helper.name} has no map", register)
         one = env.maps[given.map]
+        if helper.name == "bpf_task_storage_get" and _is_null(reg):
+            mark(env, state, {state.top.number: 1 << register})
+            return  # a new value is zeroed
         size = one.key_size if kind == A.MAP_KEY else one.value_size
         access(env, state, helper, register, size, size, kind == A.UNINIT_MAP_VALUE)
     elif kind == A.CONST_ALLOC_SIZE:
@@ -268,9 +274,10 @@ def _one(
             raise _expected(helper, register, kind, reg)
     elif kind in (A.TASK, A.BTF_OBJECT):
         kernel = (reg.kind == k.PROBED and not reg.null) or (reg.kind == k.NUMBER and bool(reg.x))
+        moved = reg.kind == k.PROBED and (reg.off or reg.s.mask or reg.s.value)
         if (
             not kernel
-            or reg.off
+            or moved
             or (reg.kind == k.PROBED and kind == A.TASK and reg.x != "task_struct")
         ):
             raise _expected(helper, register, kind, reg)

@@ -12,6 +12,7 @@ from workbench.runtime.verifier import kinds as k
 from workbench.runtime.verifier.arguments import Given, check_arguments
 from workbench.runtime.verifier.environment import Environment
 from workbench.runtime.verifier.map_rules import check_map, is_map_of_maps
+from workbench.runtime.verifier.printed import check_printed
 from workbench.runtime.verifier.reject import Reject
 from workbench.runtime.verifier.scalar import UNKNOWN, signed_range
 from workbench.runtime.verifier.state import NOTHING, Reg, State, number
@@ -68,6 +69,8 @@ def call_helper(env: Environment, state: State, one: Instruction) -> Given | Non
     if state.lock is not None and helper.number not in (_SPIN_LOCK, _SPIN_UNLOCK):
         raise Reject(f"{helper.name} is called while a spin lock is held", hint="unlock first")
     given = check_arguments(env, state, helper)
+    if helper.registers > len(helper.arguments or ()):
+        check_printed(env, state, helper)
     if given.map >= 0:
         check_map(helper, env.maps[given.map])
         if (
@@ -149,12 +152,12 @@ def release(env: Environment, state: State, ref: int, helper: Helper) -> None:
 def _lock(state: State, reg: Reg) -> None:
     if state.lock is not None:
         raise Reject("a second spin lock is taken", 1, "hold one at a time")
-    state.lock = (reg.x, reg.id, len(state.frames))
+    state.lock = (reg.x, reg.id, len(state.frames), reg.off + reg.s.smin)
 
 
 def _unlock(state: State, reg: Reg) -> None:
     if state.lock is None:
         raise Reject("no spin lock is held", 1)
-    if state.lock[:2] != (reg.x, reg.id):
+    if state.lock[:2] != (reg.x, reg.id) or state.lock[3] != reg.off + reg.s.smin:
         raise Reject("another spin lock is held than the one that is unlocked", 1)
     state.lock = None

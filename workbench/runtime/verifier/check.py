@@ -115,6 +115,13 @@ def _accept(
         )
         try:
             walk.run()
+            if walk.unbounded and not options.allow_unbounded:
+                reject = Reject(
+                    "nothing but the run-time budget ends a loop that jumps back here",
+                    hint="count its rounds",
+                    slot=min(walk.unbounded),
+                )
+                raise rejection_at(program, reject) from None
             return walk
         except OutOfBudget:
             if not options.allow_unbounded:

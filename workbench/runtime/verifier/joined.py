@@ -50,7 +50,7 @@ class Joined:
                 for frame in state.frames
             ),
             tuple(slot for _, slot in state.refs),
-            (state.lock[0], state.lock[2]) if state.lock else None,
+            (state.lock[0], *state.lock[2:]) if state.lock else None,
         )
         known = self._entries.get(key)
         if known is None:

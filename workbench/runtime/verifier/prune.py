@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from workbench.runtime.verifier import kinds as k
 from workbench.runtime.verifier.environment import Environment
 from workbench.runtime.verifier.precision import Checkpoint
@@ -16,6 +18,9 @@ from workbench.runtime.verifier.state import (
     Slot,
     State,
 )
+
+if TYPE_CHECKING:
+    from workbench.runtime.verifier.functions import Callback
 
 __all__ = ("covered", "identical")
 
@@ -129,6 +134,15 @@ def _slot(
     return True
 
 
+def _callbacks(old: Callback | None, new: Callback | None, ids: _Ids) -> bool:
+    """What a callback must still hold when it returns is the same."""
+    if old is None or new is None:
+        return old is new
+    return len(old.refs) == len(new.refs) and all(
+        ids.match(a[0], b[0]) for a, b in zip(old.refs, new.refs, strict=True)
+    )
+
+
 def _frame(
     env: Environment,
     kept: Checkpoint,
@@ -143,7 +157,7 @@ def _frame(
 ) -> bool:
     if old.function != new.function or old.call_slot != new.call_slot:
         return False
-    if (old.callback is None) != (new.callback is None):
+    if not _callbacks(old.callback, new.callback, ids):
         return False
     live = 0x3FF if same else env.code.live[slot]
     marked = kept.regs.get(old.number, 0)
@@ -185,7 +199,7 @@ def _compare(env: Environment, kept: Checkpoint, new: State, exact: bool, same: 
         and new.lock is not None
         and (
             old.lock[0] != new.lock[0]
-            or old.lock[2] != new.lock[2]
+            or old.lock[2:] != new.lock[2:]
             or not ids.match(old.lock[1], new.lock[1])
         )
     ):

@@ -125,9 +125,15 @@ def load(env: Environment, state: State, reg: Reg, register: int, offset: int, s
 
 
 def check_readable(
-    env: Environment, state: State, reg: Reg, register: int, low: int, high: int
+    env: Environment,
+    state: State,
+    reg: Reg,
+    register: int,
+    low: int,
+    high: int,
+    texts: frozenset[int] = frozenset(),
 ) -> None:
-    """Every byte from low to high (exclusive) is initialised and no address."""
+    """Every byte from low to high (exclusive) is initialised and no address, but of a text at the offsets `texts`."""
     frame: Frame = state.frames[reg.x]
     note_read(env, state, frame, read_mask(low, high))
     at = low
@@ -147,7 +153,8 @@ def check_readable(
             raise Reject(
                 f"offset {at} from r10 is part of an object that only helpers read", register
             )
-        if slot.reg is not None and slot.reg.is_pointer and SPILLED in part and env.strict:
+        pointer = slot.reg is not None and slot.reg.is_pointer and SPILLED in part
+        if pointer and env.strict and (at not in texts or end - begin < 8):
             raise Reject(
                 f"an address leaks: {slot.reg} is stored at offset {at} from r10",
                 register,
@@ -190,7 +197,8 @@ def store(
             "the address of a variable is stored in the stack of a caller, which outlives it",
             register,
         )
-    if value.kind == k.MEMORY and not value.ref and frame.number < state.top.number:
+    passing = value.kind == k.OPAQUE or (value.kind == k.MEMORY and not value.ref)
+    if passing and frame.number < state.top.number:
         raise Reject(
             "an address that ends with this function is stored in the stack of a caller", register
         )

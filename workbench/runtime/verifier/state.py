@@ -16,6 +16,7 @@ __all__ = (
     "OBJECT",
     "SPILLED",
     "STACK_BYTES",
+    "UNWRITTEN",
     "ZERO",
     "ZERO_SLOT",
     "Frame",
@@ -190,6 +191,7 @@ class Slot:
 
 MISC_SLOT: Final = Slot(bytes([MISC]) * 8)
 ZERO_SLOT: Final = Slot(bytes([ZERO]) * 8)
+UNWRITTEN: Final = Slot(bytes([INVALID]) * 8)
 
 
 class Frame:
@@ -283,6 +285,6 @@ class State:
                     new = change(slot.reg)
                     if new is not None:
                         if new.kind == k.DEAD:
-                            frame.stack[at] = MISC_SLOT
+                            frame.stack[at] = UNWRITTEN  # an address that is gone is no number
                         else:
                             frame.stack[at] = Slot(slot.types, new)

@@ -12,6 +12,7 @@ from workbench.runtime.verifier import functions, jump, memory
 from workbench.runtime.verifier import kinds as k
 from workbench.runtime.verifier.alu import alu
 from workbench.runtime.verifier.calls import call_helper, finish
+from workbench.runtime.verifier.cycles import Cycles
 from workbench.runtime.verifier.environment import Environment
 from workbench.runtime.verifier.joined import Joined, widen_numbers
 from workbench.runtime.verifier.map_rules import type_name
@@ -79,6 +80,10 @@ class Walk:
         self.calls: set[tuple[int, int, int]] = set()
         self._states: dict[int, list[Checkpoint]] = {}
         self._joined = Joined()
+        rounds = env.callbacks or any(
+            one is not None and one.opcode == op.MAY_GOTO for one in env.code.slots
+        )
+        self._cycles = Cycles(env.code, env.callbacks) if rounds and mode == _PATHS else None
         self._todo: list[Any] = []
         self._order = 0
         env.precise_all = mode != _PATHS
@@ -110,6 +115,8 @@ class Walk:
         while self._todo:
             state = self._pop()
             self._path(state)
+        if self._cycles is not None:
+            self.unbounded |= self._cycles.unbounded()
 
     def _entry(self) -> State:
         env = self.env
@@ -393,7 +400,8 @@ class Walk:
         finish(env, state, helper, given)
         state.trace = (before, slot, None)
         state.slot = slot + 1
-        return [inside, state] if not inside.top.callback.later else [state, inside]
+        # What follows the call comes first: it marks the numbers that matter, and rounds widen only the others.
+        return [state, inside]
 
     def _lowest(self, state: State) -> list[tuple[int, int]]:
         return [(reg.x, reg.off + reg.s.smin) for reg in state.top.regs[1:6] if reg.kind == k.STACK]
@@ -435,6 +443,8 @@ class Walk:
                     if old.may_goto != state.may_goto and covered(env, kept, state, True):
                         mark_everything(env, state)
                         env.open_loops.append(kept)
+                        if self._cycles is not None:
+                            self._cycles.arrive(state, kept, closes=True)
                         return True
                 elif (
                     kept.key == key and old.may_goto == state.may_goto and self._loops(kept, state)
@@ -451,6 +461,8 @@ class Walk:
             if covered(env, kept, state, False):
                 kept.hits += 1
                 mark_like(env, state, kept)
+                if self._cycles is not None:
+                    self._cycles.arrive(state, kept)
                 return True
             kept.misses += 1
             patience = _PATIENCE if rounds or slot in env.code.heads else 3
@@ -465,6 +477,8 @@ class Walk:
             kept.key = key
             states.append(kept)
             self.kept += 1
+            if self._cycles is not None:
+                self._cycles.arrive(state, kept)
             state.trace = state.checkpoint = kept
         return False
 
