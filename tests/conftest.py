@@ -6,11 +6,17 @@ import signal
 from collections import defaultdict
 
 import pytest
+from hypothesis import settings
 from last_resort import LastResort
 from run_again import RunAgain
 
 from workbench import host
 from workbench.errors import WorkbenchError
+
+# The same examples in every run; `--hypothesis-profile random` looks for new ones.
+settings.register_profile("random", deadline=None)
+settings.register_profile("same", deadline=None, derandomize=True, database=None)
+settings.load_profile("same")
 
 MISSING = pytest.StashKey[dict[str, set[str]]]()
 

@@ -118,6 +118,11 @@ class Recording:
         self.require(name)
         if name not in self._loaded:
             table = self._parquet(name) if self._finished else self._spooled(name)
+            if any(column.null_count for column in table.columns):  # we write none
+                raise DamagedRecording(
+                    f"frame {name} of {self.path} has rows without a value",
+                    "restore it from its source",
+                )
             frame = finalize.compact(table).to_pandas(split_blocks=True, self_destruct=True)
             frame.attrs = {
                 "schema": {

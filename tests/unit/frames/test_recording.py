@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -259,6 +261,18 @@ def test_another_recordings_frame_is_found(tmp_path: Path) -> None:
         DamagedRecording, match="does not have the columns that the manifest declares"
     ):
         _ = wb.load(one.path, verify=False).samples
+
+
+@pytest.mark.parametrize("column", [0, -1])
+def test_rows_without_a_value_are_damage(tmp_path: Path, column: int) -> None:
+    recording = small(tmp_path / "r")
+    path = recording.path / "overhead.parquet"
+    table = pq.read_table(path)
+    column %= table.num_columns
+    empty = pa.nulls(len(table), table.schema.field(column).type)
+    pq.write_table(table.set_column(column, table.schema.field(column), empty), path)
+    with pytest.raises(DamagedRecording, match=r"overhead .* has rows without a value"):
+        _ = wb.load(recording.path, verify=False).overhead
 
 
 def test_newer_recording(tmp_path: Path) -> None:
