@@ -229,7 +229,9 @@ def open(path: Path | str) -> BpfObject:
 
 def compile(path: Path | str, **options: Any) -> BpfObject:
     """Compile a BPF C file and open the result; see `workbench.objects.compile.compile_file`."""
-    return open(compile_file(path, **options))
+    compiled = open(compile_file(path, **options))
+    # The cache names its file by the content as well, which tells a reader nothing.
+    return BpfObject(compiled.data, f"{Path(path).name.removesuffix('.c').removesuffix('.bpf')}.bpf.o")
 
 
 def builtin(name: str) -> BpfObject:

@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print a row for each map."""
+    from workbench.cli.bpf.text import columns, named, process
     from workbench.runtime.maps import spaces
 
     rows: list[dict[str, Any]] = []
@@ -43,20 +44,26 @@ def execute(arguments: argparse.Namespace) -> int:
                     "max_entries": head.max_entries,
                     "bytes_memlock": size,
                     "namespace": info.name,
-                    "pids": list(info.pids),
+                    "pids": [process(pid) for pid in info.pids],
                 }
-                for head, size in info.segments()
+                for head, size in sorted(info.segments(), key=lambda one: one[0].id)
             ]
     if arguments.json:
         print(json.dumps(rows))
         return 0
     if not rows:
         print("no maps: no process of this user has an object loaded in user space")
-    for row in rows:
-        print(
-            f"{row['namespace']}/{row['id']}: {row['type']}  name {row['name']}  flags {row['flags']:#x}\n"
-            f"\tkey {row['bytes_key']}B  value {row['bytes_value']}B  max_entries {row['max_entries']}  "
-            f"memlock {row['bytes_memlock']}B\n"
-            f"\tpids {', '.join(map(str, row['pids'])) or 'none'}"
-        )
+        return 0
+    table = [["namespace", "id", "type", "name", "key", "value", "max_entries", "flags", "memory", "processes"]]
+    table += [
+        [
+            row["namespace"], str(row["id"]), row["type"], row["name"], f"{row['bytes_key']} B",
+            f"{row['bytes_value']} B", f"{row['max_entries']:,}", f"{row['flags']:#x}",
+            f"{row['bytes_memlock']:,} B",
+            ", ".join(map(named, row["pids"])) or "none",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    for line in columns(table, right="lrllrrrrr"):
+        print(line)
     return 0

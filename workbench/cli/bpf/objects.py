@@ -2,24 +2,64 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.errors import BadSpec
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from workbench.objects.model import BpfObject
 
-__all__ = ("opened",)
+__all__ = ("check_programs", "opened")
 
 
 def opened(name: str) -> BpfObject:
-    """The object of a file: compiled first when it is C, one of the project's own when it is no file but a name."""
-    import workbench as wb
+    """The object of a file: compiled first when it is C, one of the project's own when it is no file but a name.
+
+    Raises
+    ------
+    BadSpec
+        Neither a file nor one of the project's objects.
+    BadElf, RunFailed
+        Not a BPF object; C that clang refuses.
+    """
     from workbench.objects.build import built_object
-    from workbench.objects.model import builtin
+    from workbench.objects.compile import BUILT, target_arch
+    from workbench.objects.model import builtin, compile
+    from workbench.objects.model import open as open_object
 
     path = Path(name)
-    if path.suffix == ".c":
-        return wb.compile(path)
     if "/" not in name and not path.exists() and built_object(name).exists():
         return builtin(name)
-    return wb.open(path)
+    if not path.exists():
+        known = sorted(one.name.split(".")[0] for one in BUILT.glob(f"*.{target_arch()}.bpf.o"))
+        near = difflib.get_close_matches(name, known, 1)
+        guess = f"did you mean {near[0]!r}? " if near else ""
+        raise BadSpec(
+            f"there is no file {name}",
+            f"{guess}a BPF object (.o), C source (.bpf.c), or one of the project's own: "
+            f"{', '.join(known) or 'none is built'}",
+        )
+    return compile(path) if path.suffix == ".c" else open_object(path)
+
+
+def check_programs(obj: BpfObject, names: Iterable[str]) -> None:
+    """Refuse a program that the object does not have.
+
+    Raises
+    ------
+    BadSpec
+        With the nearest name, and all.
+    """
+    known = [one.name for one in obj.programs]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            guess = f"did you mean {near[0]!r}? " if near else ""
+            raise BadSpec(
+                f"{obj.name} has no program {name!r}",
+                f"{guess}programs: {', '.join(known) or 'none'}",
+            )

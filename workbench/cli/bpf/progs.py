@@ -17,20 +17,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print a row for each program."""
+    from workbench.cli.bpf.text import columns, named, process
     from workbench.runtime.inventory import programs
 
     found = list(programs(arguments.namespace))
     if arguments.json:
-        print(json.dumps([one.to_json() for one in found]))
+        print(json.dumps([{**one.to_json(), "pids": [process(one.pid)]} for one in found]))
         return 0
     if not found:
         print("no programs: no process of this user has an object loaded in user space")
-    for one in found:
-        when = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(one.loaded_at))
-        print(
-            f"{one.namespace}/{one.id}: {one.type}  name {one.name}  tag {one.tag}"
-            f"{'  gpl' if one.gpl_compatible else ''}\n"
-            f"\tloaded_at {when}  uid {one.uid}  pid {one.pid}  object {one.object}\n"
-            f"\txlated {one.bytes_xlated}B  map_ids {','.join(map(str, one.map_ids)) or 'none'}"
-        )
+        return 0
+    table = [["namespace", "id", "type", "name", "tag", "code", "maps", "loaded", "by", "object"]]
+    table += [
+        [
+            one.namespace, str(one.id), one.type, one.name, one.tag, f"{one.bytes_xlated:,} B",
+            ",".join(map(str, one.map_ids)) or "none",
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.loaded_at)),
+            named(process(one.pid)), one.object,
+        ]
+        for one in found
+    ]  # fmt: skip
+    for line in columns(table, right="lrlllr"):
+        print(line)
     return 0

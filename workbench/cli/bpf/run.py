@@ -31,8 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Run it and print the result, the time of a run and, if asked, the maps."""
-    from workbench.cli.bpf.dump import entries
-    from workbench.cli.bpf.objects import opened
+    from workbench.cli.bpf.dump import entries, has_entries, lines
+    from workbench.cli.bpf.objects import check_programs, opened
 
     if arguments.repeat < 1:
         raise BadSpec(f"--repeat {arguments.repeat}", "give 1 or more")
@@ -43,11 +43,12 @@ def execute(arguments: argparse.Namespace) -> int:
         except ValueError as error:
             raise BadSpec(f"--hex: {error}", "pairs of hexadecimal digits: --hex 0a0b0c") from None
     elif arguments.data is not None:
-        data = Path(arguments.data).read_bytes()
+        try:
+            data = Path(arguments.data).read_bytes()
+        except OSError as error:
+            raise BadSpec(f"--data {arguments.data}: {error.strerror}") from None
     obj = opened(arguments.object)
-    if arguments.program not in {one.name for one in obj.programs}:
-        names = ", ".join(one.name for one in obj.programs)
-        raise BadSpec(f"{obj.name} has no program {arguments.program!r}", f"programs: {names}")
+    check_programs(obj, [arguments.program])
     with obj.load(arguments.backend, programs=[arguments.program]) as loaded:
         value, spent = loaded.test_run(arguments.program, data, arguments.repeat)
         result: dict[str, Any] = {
@@ -59,16 +60,14 @@ def execute(arguments: argparse.Namespace) -> int:
         }
         if arguments.maps:
             result["maps"] = {
-                name: entries(one)
-                for name, one in loaded.maps.items()
-                if one.key_dtype.itemsize and hasattr(one, "table")
+                name: entries(one) for name, one in loaded.maps.items() if has_entries(one)
             }
     if arguments.json:
         print(json.dumps(result))
         return 0
     print(f"Return value: {value}, duration (average): {spent}ns")
     for name, rows in result.get("maps", {}).items():
-        print(f"{name}: {len(rows)} entries")
-        for row in rows:
-            print(f"  {row['formatted']['key']}: {row['formatted']['value']}")
+        print(f"{name}: {len(rows)} element{'s' if len(rows) != 1 else ''}")
+        for line in lines(rows):
+            print(f"  {line}")
     return 0
