@@ -192,6 +192,11 @@ int main(int argc, char **argv) {
         if (!strcmp(what, "bad")) for (long i = 0; i < n; i++) close(-1);
         if (!strcmp(what, "nap")) { struct timespec nap = {0, n}; nanosleep(&nap, NULL); }
         if (!strcmp(what, "children")) children(n);
+        if (!strcmp(what, "threads"))
+            for (long i = 0; i < n; i++) {
+                long result = 0;
+                if (pthread_create(&t, NULL, child, &result) || pthread_join(t, NULL) || result <= 0) wrong(24);
+            }
         if (!strcmp(what, "break")) {
             setitimer(ITIMER_REAL, &none, NULL);
             struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGVTALRM};

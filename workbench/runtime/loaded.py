@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from workbench.objects.linked import LinkedObject, LinkedProgram
     from workbench.objects.model import BpfObject
-    from workbench.runtime.attach import Process
+    from workbench.runtime.attach import Link, Process
     from workbench.runtime.attach.sampling import Sampling
     from workbench.runtime.helpers.printk import Lines
     from workbench.runtime.helpers.timers import Timers
@@ -145,13 +145,20 @@ class Loaded:
         return self.rings[name]
 
     def attach(
-        self, program: str, target: str = "", *, pid: int | None = None, cookie: int = 0
+        self,
+        program: str,
+        target: str = "",
+        *,
+        pid: int | None = None,
+        cookie: int = 0,
+        replace: bool = False,
+        wait: bool = False,
     ) -> Any:
         """Attach a program by what its section says; see `workbench.collectors.attach.attach`."""
         from importlib import import_module  # names are resolved in a room above this one
 
         return import_module("workbench.collectors.attach").attach(
-            self, program, target, pid=pid, cookie=cookie
+            self, program, target, pid=pid, cookie=cookie, replace=replace, wait=wait
         )
 
     def attach_uprobes(
@@ -164,7 +171,9 @@ class Loaded:
         semaphores: Sequence[int] | NDArray[np.uint64] | None = None,
         pid: int | None = None,
         on_return: bool = False,
+        replace: bool = False,
         refused: dict[int, str] | None = None,
+        wait: bool = False,
     ) -> Links:
         """Attach to many places of one file while the process is held once.
 
@@ -180,42 +189,67 @@ class Loaded:
             The process; by default the one that `load` was told.
         on_return : bool
             Fire at the function's return instead.
+        replace : bool
+            The functions do not run: what the program returns is their result.
         refused : dict, optional
             Takes the places that cannot be probed, by index, with the reason; without it the first one raises and
             nothing is attached.
+        wait : bool
+            A file that the process has not mapped yet is attached when it is; else that is an error.
 
         Raises
         ------
         MissingCapability
-            A place that can be probed neither by a jump nor by a trap, or the file is not mapped.
+            A place that cannot be probed by a jump.
+        UnknownSymbol
+            The file is not mapped.
         """
-        from workbench.runtime.attach import Request
+        from workbench.runtime.attach import Request, Spot
         from workbench.runtime.attach.files import addresses_of
 
         process = self._process(pid)
         one = self.programs[program]
+        kind = one.kind(on_return=on_return, replace=replace)
         count = len(offsets)
         tags = [0] * count if cookies is None else [int(c) for c in cookies]
         marks = [0] * count if semaphores is None else [int(s) for s in semaphores]
-        places = addresses_of(process.pid, path, map(int, offsets))
-        counters = [addresses_of(process.pid, path, [m])[0] if m else 0 for m in marks]
+        if not wait:
+            addresses_of(process.pid, path, [])  # a file that is not mapped is no fault of a place
+        maps = (*self.all_maps, *self._extra)
+        holder: list[Link] = []
         requests = [
-            Request(
-                one.probe,
-                place,
-                "uretprobe" if on_return else "uprobe",
-                tag,
-                (*self.all_maps, *self._extra),
-                semaphore=counter,
-            )
-            for place, tag, counter in zip(places, tags, counters, strict=True)
+            Request(one.probe, Spot(path, int(offset), mark), kind, tag, maps, holder=holder)
+            for offset, tag, mark in zip(offsets, tags, marks, strict=True)
         ]
         failed: list[tuple[Request, WorkbenchError]] = []
-        links = process.attach_many(requests, None if refused is None else failed)
+        with process.lock:
+            holder += process.attach_many(requests, None if refused is None else failed, wait=wait)
         if refused is not None:
             numbers = {id(request): number for number, request in enumerate(requests)}
             refused.update((numbers[id(request)], error.message) for request, error in failed)
-        return self._keep(Links(f"{program} on {count} places of {path}", links))
+        return self._keep(Links(f"{program} on {count} places of {path}", holder, process))
+
+    def attach_later(
+        self,
+        program: str,
+        site: str,
+        *,
+        pid: int | None = None,
+        cookie: int = 0,
+        on_return: bool = False,
+        replace: bool = False,
+    ) -> Links:
+        """Attach to LIBRARY:FUNCTION as soon as the process has it (now, if it has)."""
+        from workbench.runtime.attach import Request
+
+        process, one = self._process(pid), self.programs[program]
+        kind = one.kind(on_return=on_return, replace=replace)
+        maps = (*self.all_maps, *self._extra)
+        holder: list[Link] = []
+        request = Request(one.probe, site, kind, cookie, maps, holder=holder)
+        with process.lock:
+            holder += process.attach_many([request], wait=True)
+        return self._keep(Links(f"{program} on {site}", holder, process))
 
     def attach_sampling(self, program: str, hertz: int, *, pid: int | None = None) -> Sampling:
         """Run a program of section perf_event at intervals of the CPU time of each thread of a process.
@@ -268,14 +302,15 @@ class Loaded:
         from workbench.runtime.tracepoints import call_request
 
         maps = (*self.all_maps, *self._extra)
-        request = call_request(point, self.programs[program], maps, cookie)
-        links = self._process(pid).system_calls.attach_many([request])
+        links: list[Link] = []
+        request = call_request(point, self.programs[program], maps, cookie, links)
+        links += self._process(pid).system_calls.attach_many([request])
         return self._keep(Links(f"{program} on {point.name}", links))
 
     def refresh(self) -> None:
         """Attach to what the processes have new: libraries loaded since, programs replaced (exec)."""
         for process in self._processes.values():
-            process.refresh()
+            process.look()
 
     def _process(self, pid: int | None) -> Process:
         """The process that attachments go to, entered when this is the first."""

@@ -13,6 +13,7 @@ from workbench.errors import MissingCapability
 from workbench.frames.syscall_names import syscall_number
 
 if TYPE_CHECKING:
+    from workbench.runtime.attach import Link
     from workbench.runtime.attach.syscalls import CallRequest
     from workbench.runtime.maps import Map
     from workbench.runtime.program import Program
@@ -65,9 +66,9 @@ def tracepoint(category: str, name: str) -> CallPoint:
 
 
 def call_request(
-    point: CallPoint, program: Program, maps: tuple[Map, ...], cookie: int
+    point: CallPoint, program: Program, maps: tuple[Map, ...], cookie: int, holder: list[Link]
 ) -> CallRequest:
-    """The request for a process's system calls."""
+    """The request for a process's system calls; `holder` follows what becomes of it."""
     from workbench.runtime.attach.syscalls import ANY, CallRequest
 
     return CallRequest(
@@ -76,6 +77,7 @@ def call_request(
         "uprobe",
         cookie,
         maps,
+        holder=holder,
         when=point.when,
         number=ANY if point.number is None else point.number,
         form=point.form,

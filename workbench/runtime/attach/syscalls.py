@@ -135,6 +135,10 @@ class SystemCalls:
 
     def attach_many(self, requests: Sequence[CallRequest]) -> list[Link]:
         """Attach many programs while the process is held once."""
+        with self.process.lock:
+            return self._attach_many(requests)
+
+    def _attach_many(self, requests: Sequence[CallRequest]) -> list[Link]:
         process, room = self.process, self.process.room
         for request in requests:
             if request.number != ANY and not 0 <= request.number < _NUMBERS:
@@ -211,7 +215,7 @@ class SystemCalls:
         code = self.process.memory.read(place.address, length)
         at = site.call - site.start
         if code[at : at + 2] != b"\x0f\x05":
-            self.refused[name] = "it was changed in memory"
+            self.refused[name] = "its bytes were changed, by a probe or another tool"
             return False
         place.original = code
         return True
@@ -333,7 +337,8 @@ class SystemCalls:
             else:
                 self.process.places.others.pop(site.address, None)
         elif install:
-            self.refused[f"{site.name}@{site.file.call:#x}"] = "it was changed in memory"
+            name = f"{site.name}@{site.file.call:#x}"
+            self.refused[name] = "its bytes were changed, by a probe or another tool"
         else:
             site.installed = False
 
@@ -356,7 +361,10 @@ class SystemCalls:
 
     def detach(self, links: Sequence[Link]) -> None:
         """Take programs off; the last one restores every byte. Links that are detached already do not matter."""
-        gone = [link for link in links if not link.detached]
+        with self.process.lock:
+            self._detach([link for link in links if not link.detached])
+
+    def _detach(self, gone: list[Link]) -> None:
         if not gone:
             return
         numbers = [one.number for one in gone]
@@ -372,7 +380,7 @@ class SystemCalls:
         self.process.room.free_numbers += numbers
 
     def refresh(self) -> int:
-        """Hook the code of files that were mapped since; how many system calls that were."""
+        """Hook the code of files mapped since; how many system calls that were. Called by `Process.refresh`."""
         if not self.links:
             return 0
         modules = Modules(self.process.pid)
@@ -384,16 +392,20 @@ class SystemCalls:
         return len(fresh)
 
     def replaced(self) -> None:
-        """The process runs another program: what was attached is attached to that one."""
-        requests = [_request(one) for one in self.links]
-        for link in self.links:
-            link.detached = True
-        self.links, self.refused = [], {}
+        """The process runs another program: what was attached is attached to that one. Called by `Process.refresh`."""
+        before, self.links = self.links, []
+        self.refused = {}
         self._sites.clear()
         self._known.clear()
         self._words.clear()
-        if requests:
-            self.attach_many(requests)
+        for link in before:
+            link.detached = True
+            if link.request.holder is not None and link in link.request.holder:
+                link.request.holder.remove(link)
+        if before:
+            for link in self._attach_many([_request(one) for one in before]):
+                if link.request.holder is not None:
+                    link.request.holder.append(link)
 
 
 _NOTHING = Displaced(0, 0, ())

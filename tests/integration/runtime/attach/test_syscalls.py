@@ -1,0 +1,541 @@
+"""Programs at system calls: nothing is missed, nothing comes to harm, whatever sleeps in a call goes on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from calling_programs import LIBRARY, calling_program
+from probed_programs import HandWritten, Running, build, counting, returning, running, storing
+
+from workbench.errors import MissingCapability
+from workbench.runtime.attach import Process
+from workbench.runtime.attach.memory import mappings
+from workbench.runtime.attach.syscall_sites import find_sites
+
+pytestmark = [pytest.mark.needs("ptrace")]
+
+KINDS = {"dynamic": ("-ldl",), "pie": ("-fPIE", "-pie"), "static": ("-static", "-no-pie")}
+GETPPID = 110
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return calling_program(tmp_path_factory.mktemp("calls"), request.param, *KINDS[request.param])
+
+
+@pytest.fixture(scope="module")
+def dynamic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return calling_program(tmp_path_factory.mktemp("calls"), "dynamic", "-ldl")
+
+
+def code_of(pid: int) -> dict[tuple[str, int], bytes]:
+    """The executable bytes of the process's files."""
+    found = {}
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for one in mappings(pid):
+            if one.executable and one.inode:
+                memory.seek(one.start)
+                found[one.path, one.start] = memory.read(one.end - one.start)
+    return found
+
+
+def both(process: Process, words: int) -> list[object]:
+    """Count entries and exits."""
+    calls = process.system_calls
+    return [calls.attach(counting(words), "enter"), calls.attach(counting(words + 8), "exit")]
+
+
+def test_every_call_is_counted_and_every_byte_restored(program: Path) -> None:
+    with running([program]) as target:
+        words = int(target.read()[0], 16)
+        before = code_of(target.pid)
+        with Process(target.pid) as process:
+            enter = process.system_calls.attach(counting(words), "enter", number=GETPPID)
+            leave = process.system_calls.attach(counting(words + 8), "exit", number=GETPPID)
+            assert enter.method == "jump"
+            assert process.system_calls.hooked > 100
+            assert set(process.system_calls.refused) <= {"[vdso]"}
+            assert code_of(target.pid) != before
+            target.ask("ppid 1000")
+            assert (enter.hits, leave.hits) == (1000, 1000)
+            everything = process.system_calls.attach(counting(words), "enter")
+            target.ask("ppid 10")
+            assert everything.hits > enter.hits - 1000 == 10
+            process.system_calls.detach([enter, leave, everything])
+            assert code_of(target.pid) == before
+            hits = enter.hits
+            target.ask("ppid 10")
+            assert enter.hits == hits == 1010
+            enter.detach()
+
+
+def test_threads_that_sleep_in_calls_survive_cycles(program: Path) -> None:
+    """Signals with and without SA_RESTART interrupt read, write, nanosleep, poll, futex and sigtimedwait meanwhile."""
+    with running([program, "busy"]) as target:
+        words = int(target.read()[0], 16)
+        with Process(target.pid) as process:
+            for cycle in range(60):
+                links = both(process, words)
+                if cycle == 20:
+                    target.ask("break 0")
+                if cycle % 10 == 5:
+                    target.ask("children 6")
+                process.system_calls.detach(links)
+                state = target.ask("ppid 10")
+                assert state[0] == "0", f"wrong at {state[1]} in cycle {cycle}"
+            links = both(process, words)
+            goes_on(target)
+            assert all(link.hits for link in links)
+        goes_on(target)
+
+
+def goes_on(target: Running) -> None:
+    """Every thread makes progress and none saw a wrong result."""
+    begin = target.ask("state 0")
+    end = time.monotonic() + 120
+    while True:
+        now = target.ask("state 0")
+        assert now[0] == "0", f"wrong at {now[1]}"
+        if all(int(a) < int(b) for a, b in zip(begin[3:], now[3:], strict=True)):
+            return
+        assert time.monotonic() < end, f"{begin} then {now}"
+        time.sleep(0.02)
+
+
+def test_children_and_threads(program: Path) -> None:
+    """fork, vfork with and without exec, posix_spawn, clone on another stack, pthread_create: all come back right."""
+    with running([program]) as target:
+        words = int(target.read()[0], 16)
+        with Process(target.pid) as process:
+            calls = process.system_calls
+            made = {n: calls.attach(counting(words), "enter", number=n) for n in (56, 57, 58, 435)}
+            done = {n: calls.attach(counting(words), "exit", number=n) for n in (56, 57, 58, 435)}
+            everything = both(process, words)
+            assert target.ask("children 60")[0] == "0"
+            assert {n: one.hits for n, one in made.items()} == {
+                n: one.hits for n, one in done.items()
+            }
+            assert made[58].hits == 20
+            assert sum(one.hits for one in made.values()) >= 60
+            assert all(one.missed == 0 for one in (*made.values(), *done.values()))
+            calls.detach(everything)
+        assert target.ask("children 12")[0] == "0"
+
+
+def test_threads_give_their_place_in_the_namespace_back(dynamic: Path) -> None:
+    """A thread joins before its C library begins its robust list; thousands come and go."""
+    from workbench.runtime.maps import Space
+
+    space = Space(None)
+    try:
+        with running([dynamic]) as target:
+            words = int(target.read()[0], 16)
+            with Process(target.pid, space) as process:
+                links = both(process, words)
+                for _ in range(6):
+                    assert target.ask("threads 1000")[0] == "0"
+                enter = process.system_calls.attach(counting(words), "enter", number=GETPPID)
+                assert target.ask("threads 10")[0] == "0"
+                assert enter.hits >= 10
+                assert [one.missed for one in links] == [0, 0]
+    finally:
+        space.close()
+
+
+def test_a_child_that_lives_on_is_restored_too(dynamic: Path, tmp_path: Path) -> None:
+    source = """
+#include <stdio.h>
+#include <stdint.h>
+#include <unistd.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+volatile uint64_t words[64];
+int main(void) {
+    char line[64];
+    printf("%p\\n", (void *)words); fflush(stdout);
+    fgets(line, sizeof line, stdin);
+    pid_t pid = fork();
+    if (!pid) { prctl(PR_SET_PDEATHSIG, SIGKILL); for (;;) { syscall(SYS_getppid); usleep(1000); words[9]++; } }
+    printf("%d\\n", pid); fflush(stdout);
+    fgets(line, sizeof line, stdin);
+    kill(pid, SIGKILL);
+}
+"""
+    with running([build(tmp_path, "parent", source)]) as target:
+        words = int(target.read()[0], 16)
+        before = code_of(target.pid)
+        with Process(target.pid) as process:
+            both(process, words)
+            child = int(target.ask()[0])
+            wait_for(lambda: word(child, words + 8) > 20)
+            assert code_of(child) != before
+        assert code_of(target.pid) == before
+        assert code_of(child) == before
+        counted, turns = word(child, words), word(child, words + 72)
+        wait_for(lambda: word(child, words + 72) > turns + 5)
+        assert word(child, words) <= counted + 1
+
+
+def word(pid: int, address: int) -> int:
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        memory.seek(address)
+        return int.from_bytes(memory.read(8), "little")
+
+
+def wait_for(condition: object, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_cancelled_thread(tmp_path: Path) -> None:
+    """pthread_cancel reaches a thread in a hooked call; its cleanup handlers run."""
+    source = """
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <unistd.h>
+volatile uint64_t words[64];
+static int ends[2];
+static void cleanup(void *unused) { (void)unused; words[10]++; }
+static void *blocked(void *unused) {
+    char c;
+    pthread_cleanup_push(cleanup, NULL);
+    words[11]++;
+    read(ends[0], &c, 1);
+    pthread_cleanup_pop(0);
+    return unused;
+}
+int main(void) {
+    char line[64];
+    printf("%p\\n", (void *)words); fflush(stdout);
+    if (pipe(ends)) return 1;
+    while (fgets(line, sizeof line, stdin)) {
+        pthread_t t;
+        void *result;
+        uint64_t before = words[11];
+        pthread_create(&t, NULL, blocked, NULL);
+        while (words[11] == before) {}
+        pthread_cancel(t);
+        pthread_join(t, &result);
+        printf("%d %lu\\n", result == PTHREAD_CANCELED, (unsigned long)words[10]); fflush(stdout);
+    }
+}
+"""
+    with running([build(tmp_path, "cancelled", source)]) as target:
+        words = int(target.read()[0], 16)
+        with Process(target.pid) as process:
+            both(process, words)
+            for turn in range(1, 20):
+                assert target.ask() == ["1", str(turn)]
+        assert target.ask() == ["1", "20"]
+
+
+def test_what_a_program_sees(dynamic: Path) -> None:
+    """Registers as the kernel has them at entry and exit; records in the kernel's layout."""
+    load = b"\x48\x8b\x07"  # mov (%rdi),%rax: args[0], the registers
+    keep = b"\x48\xb9%s\x48\x89\x01\x31\xc0\xc3"  # mov $address,%rcx; mov %rax,(%rcx); xor %eax,%eax; ret
+    with running([dynamic]) as target:
+        words = int(target.read()[0], 16)
+
+        def at(n: int) -> bytes:
+            return keep % (words + 8 * n).to_bytes(8, "little")
+
+        def register(offset: int, n: int) -> HandWritten:
+            return HandWritten(load + b"\x48\x8b\x80" + offset.to_bytes(4, "little") + at(n))
+
+        with Process(target.pid) as process:
+            calls = process.system_calls
+            close = 3
+            for number, (offset, when) in enumerate(
+                ((80, "enter"), (120, "enter"), (112, "enter"), (80, "exit"), (120, "exit"))
+            ):
+                calls.attach(register(offset, 8 + number), when, number=close)  # type: ignore[arg-type]
+            calls.attach(HandWritten(b"\x48\x8b\x47\x08" + at(20)), "enter", number=close)
+            calls.attach(HandWritten(b"\x48\x8b\x47\x08" + at(21)), "exit", number=close)
+            for offset, n in ((8, 22), (16, 23)):
+                calls.attach(storing(words + 8 * n, offset), "enter", number=close, form="record")
+                calls.attach(
+                    storing(words + 8 * (n + 2), offset), "exit", number=close, form="record"
+                )
+            target.ask("bad 1")
+            seen = [word(target.pid, words + 8 * n) for n in range(26)]
+        bad_file, no_call, minus_one = 2**64 - 9, 2**64 - 38, 2**32 - 1
+        assert seen[8] == no_call
+        assert seen[9] == close
+        assert seen[10] & 0xFFFFFFFF == minus_one
+        assert (seen[11], seen[12]) == (bad_file, close)
+        assert (seen[20], seen[21]) == (close, bad_file)
+        assert (seen[22] & 0xFFFFFFFF, seen[23] & 0xFFFFFFFF) == (close, minus_one)
+        assert (seen[24] & 0xFFFFFFFF, seen[25]) == (close, bad_file)
+
+
+def test_library_loaded_later_and_program_replaced(dynamic: Path, tmp_path: Path) -> None:
+    source = tmp_path / "library.c"
+    source.write_text(LIBRARY)
+    library = tmp_path / "library.so"
+    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+    with running([dynamic], env={**os.environ, "LIBRARY": str(library)}) as target:
+        target.read()
+        with Process(target.pid) as process:
+            link = process.system_calls.attach(returning(0), "enter", number=GETPPID)
+            assert target.ask("load 0")[0] == "0"
+            process.refresh()
+            target.ask("library 50")
+            assert link.hits == 100  # each call is checked against another
+            target.process.stdin.write("exec 0\n")  # type: ignore[union-attr]
+            target.process.stdin.flush()  # type: ignore[union-attr]
+            assert int(target.read()[0], 16)
+            process.refresh()
+            target.ask("ppid 25")
+            (again,) = process.system_calls.links
+            assert again.hits == 25
+            assert link.detached
+
+
+def test_every_site_of_the_c_library_takes_a_jump(program: Path) -> None:
+    """No byte pair that is an instruction is passed over: as many as a disassembler finds."""
+    with running([program]) as target:
+        target.read()
+        files = {one.path for one in mappings(target.pid) if one.executable and one.inode}
+    objdump = shutil.which("objdump")
+    total = 0
+    for path in files:
+        found, refused = find_sites(path)
+        assert not refused
+        total += len(found)
+        if objdump:
+            listing = subprocess.run(
+                [objdump, "-d", path], capture_output=True, text=True, check=True
+            ).stdout
+            assert len(found) == listing.count("\tsyscall")
+    assert total > 100
+
+
+def test_data_between_functions_hides_nothing(tmp_path: Path) -> None:
+    source = tmp_path / "odd.s"
+    source.write_text(
+        ".text\n"
+        ".globl first\n.type first,@function\nfirst: mov $39,%eax\nsyscall\nret\n.size first,.-first\n"
+        ".byte 0x06,0x0f,0x05,0x62,0xff,0xff,0x0f,0x05\n"
+        ".globl second\n.type second,@function\nsecond: nop\nmov $39,%eax\nsyscall\ncmp $-4096,%rax\nret\n"
+        ".size second,.-second\n"
+        ".globl looped\n.type looped,@function\nlooped: nop\nmov $39,%eax\n1: syscall\ntest %eax,%eax\nje 1b\n"
+        "nop\nnop\nret\n.size looped,.-looped\n"
+        ".globl hidden\n.type hidden,@function\nhidden: mov $0x050f050f,%eax\nret\n.size hidden,.-hidden\n"
+        ".globl tight\n.type tight,@function\ntight: 1: syscall\n2: dec %eax\njs 2b\njne 1b\nret\n"
+        ".size tight,.-tight\n"
+    )
+    library = tmp_path / "odd.so"
+    subprocess.run(["gcc", "-shared", "-nostdlib", "-o", library, source], check=True)
+    found, refused = find_sites(library)
+    sites = {one.function: one for one in found}
+    assert set(sites) == {"first", "second", "looped"}
+    assert sites["second"].call - sites["second"].start == 5
+    assert sites["looped"].start == sites["looped"].call
+    named = {one.function: one.reason for one in refused}
+    assert "branch" in named["tight"]
+    assert "" in named  # what lies between functions is named, not passed over
+
+
+def test_unprivileged(program: Path) -> None:
+    """Ordinary users hook their own processes."""
+    if os.getuid():
+        pytest.skip("already an ordinary user")
+    script = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from probed_programs import counting, running
+from workbench.runtime.attach import Process
+assert os.getuid() != 0
+with running([sys.argv[1]]) as target:
+    words = int(target.read()[0], 16)
+    with Process(target.pid) as process:
+        link = process.system_calls.attach(counting(words), "enter", number=110)
+        target.ask("ppid 100")
+        print(link.hits, process.system_calls.hooked > 100)
+"""
+    support = Path(__file__).parents[3] / "support"
+    folder = program.parent
+    while folder != folder.parent and folder.name != "tmp":
+        folder.chmod(folder.stat().st_mode | 0o055)
+        folder = folder.parent
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as home:
+        Path(home).chmod(0o777)
+        result = subprocess.run(
+            [sys.executable, "-c", script, program, support],
+            user=65534, group=65534, extra_groups=[], capture_output=True, text=True, timeout=120,
+            env={**os.environ, "HOME": home, "WORKBENCH_NAMESPACES": f"{home}/n", "XDG_CACHE_HOME": home},
+        )  # fmt: skip
+    assert result.stdout.split() == ["100", "True"], result.stderr
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[tuple[int, str]]:
+    server, client = shutil.which("redis-server"), shutil.which("redis-cli")
+    if not server or not client:
+        pytest.skip("needs redis-server")
+    place = tmp_path / "socket"
+    process = subprocess.Popen(
+        [server, "--port", "0", "--unixsocket", place, "--save", "", "--dir", tmp_path],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(place.exists)
+        yield process.pid, str(place)
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_redis_works_through_two_hundred_cycles(redis: tuple[int, str]) -> None:
+    pid, place = redis
+    before = code_of(pid)
+    client = subprocess.Popen(
+        ["redis-cli", "-s", place],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert client.stdin and client.stdout
+    try:
+        number, hits = 0, 0
+        with Process(pid) as process:
+            nothing = returning(0)
+            for cycle in range(200):
+                enter = process.system_calls.attach(nothing, "enter")
+                leave = process.system_calls.attach(nothing, "exit")
+                for _ in range(2):
+                    number += 1
+                    client.stdin.write("incr counter\n")
+                    client.stdin.flush()
+                    assert client.stdout.readline().strip() == str(number), cycle
+                process.system_calls.detach([enter, leave])
+                hits += enter.hits
+        assert hits > 400
+        assert code_of(pid) == before
+    finally:
+        client.kill()
+        client.communicate()
+
+
+def test_python_works_through_cycles() -> None:
+    """An interpreter with threads, files, sleeps and children; each round entered afresh."""
+    script = """
+import os, subprocess, sys, tempfile, threading, time
+stop = threading.Event()
+def files():
+    n = 0
+    while not stop.is_set():
+        with tempfile.TemporaryFile() as f:
+            f.write(b"x" * 1000); f.seek(0); assert f.read() == b"x" * 1000
+        time.sleep(0.0005)
+threads = [threading.Thread(target=files) for _ in range(3)]
+for t in threads: t.start()
+print("ready", flush=True)
+for line in sys.stdin:
+    r = subprocess.run(["/bin/echo", line.strip()], capture_output=True, text=True)
+    print(r.stdout.strip(), all(t.is_alive() for t in threads), flush=True)
+stop.set()
+for t in threads: t.join()
+print("done", flush=True)
+"""
+    nothing = returning(0)
+    with running([sys.executable, "-c", script]) as target:
+        assert target.read() == ["ready"]
+        for outer in range(10):
+            with Process(target.pid) as process:
+                for inner in range(20):
+                    enter = process.system_calls.attach(nothing, "enter")
+                    leave = process.system_calls.attach(nothing, "exit")
+                    if inner % 5 == 0:
+                        assert target.ask(f"{outer}.{inner}") == [f"{outer}.{inner}", "True"]
+                    process.system_calls.detach([enter, leave])
+        assert target.process.stdin
+        target.process.stdin.close()
+        assert target.read() == ["done"]
+        assert target.process.wait(60) == 0
+
+
+def test_a_killed_workbench_leaves_nothing(dynamic: Path) -> None:
+    from workbench.runtime.attach import collect
+
+    with running([dynamic, "busy"]) as target:
+        words = int(target.read()[0], 16)
+        before = code_of(target.pid)
+        script = (
+            "import sys, time\nsys.path.insert(0, sys.argv[1])\n"
+            "from probed_programs import counting\nfrom workbench.runtime.attach import Process\n"
+            "process = Process(int(sys.argv[2]))\n"
+            "process.system_calls.attach(counting(int(sys.argv[3])), 'enter')\n"
+            "print('attached', flush=True)\ntime.sleep(600)\n"
+        )
+        support = Path(__file__).parents[3] / "support"
+        with running([sys.executable, "-c", script, support, str(target.pid), str(words)]) as other:
+            assert other.read() == ["attached"]
+            assert code_of(target.pid) != before
+            goes_on(target)
+            other.process.send_signal(signal.SIGKILL)
+            other.process.wait()
+        assert target.pid in {one.pid for one in collect()}
+        assert code_of(target.pid) == before
+        goes_on(target)
+
+
+def test_go_is_left_alone_and_named(dynamic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from workbench.runtime.attach.modules import Module
+
+    monkeypatch.setattr(Module, "is_go", True)
+    with running([dynamic]) as target:
+        words = int(target.read()[0], 16)
+        with Process(target.pid) as process:
+            process.system_calls.attach(counting(words), "enter")
+            assert process.system_calls.hooked == 0
+            assert any("goroutines" in why for why in process.system_calls.refused.values())
+
+
+def test_probes_beside_hooked_calls(dynamic: Path) -> None:
+    """A probe and a hooked call never share bytes, whichever came first; a wrapper's entry stays free for probes."""
+    with running([dynamic]) as target:
+        words = int(target.read()[0], 16)
+        before = code_of(target.pid)
+        libc = next(path for path, _ in before if Path(path).name.startswith("libc"))
+        sites = find_sites(libc)[0]
+        taken = next(one for one in sites if one.call - one.start >= 5 and one.function == "read")
+        with Process(target.pid) as process:
+            link = process.system_calls.attach(counting(words), "enter")
+            with pytest.raises(MissingCapability, match="hooked system call"):
+                process.attach(counting(words), f"libc:{taken.start:#x}")
+            probe = process.attach(counting(words + 8), "libc:close")
+            target.ask("bad 10")
+            assert probe.hits == 10
+            assert link.hits > 10
+            process.detach([probe])
+            process.system_calls.detach([link])
+            assert code_of(target.pid) == before
+            probe = process.attach(counting(words + 8), f"libc:{taken.start:#x}")
+            link = process.system_calls.attach(counting(words), "enter")
+            assert any("by a probe" in why for why in process.system_calls.refused.values())
+            target.ask("bad 10")
+        assert code_of(target.pid) == before
+        with Process(target.pid) as process:
+            probe = process.attach(counting(words + 8), f"libc:{taken.start:#x}")
+            link = process.system_calls.attach(counting(words), "enter")
+            assert any("in the way" in why for why in process.system_calls.refused.values())
+            target.ask("bad 10")
+            process.detach([probe])
+        assert code_of(target.pid) == before
