@@ -104,7 +104,8 @@ _print = _PRINT(_print_message)
 
 
 def capture_log() -> None:
-    """Forget earlier libbpf messages."""
+    """Forget earlier libbpf messages; take those to come back from another user of libbpf in this process (bcc)."""
+    library().libbpf_set_print(ctypes.cast(_print, _P))
     _messages.clear()
 
 
