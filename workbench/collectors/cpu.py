@@ -6,8 +6,7 @@ no other process pays; the whole machine through one event per CPU. Stacks of co
 from a copy of the top of the user stack (`stacks=dwarf`, the default; see `frames.unwind`).
 
 In user space (`--backend userspace`) the program runs in the sampled thread itself, told by a signal of the CPU clock:
-the same rows without kernel frames. Time in the kernel is sampled where this user may (perf_event_paranoid <= 1), and
-then belongs to the code that made the system call.
+the same rows of user code. Time in the kernel is not sampled.
 """
 
 from __future__ import annotations
@@ -185,9 +184,7 @@ class CpuCollector:
         """What the recording should remember of how sampling was done."""
         found: dict[str, Any] = {"driver": self.driver, "hz": self.hz, "stacks": self.stacks}
         if self._samplers is not None:
-            found["left_out"] = ["kernel frames"]
-            if not self._samplers.kernel:
-                found["left_out"].append("time in the kernel (perf_event_paranoid is above 1)")
+            found["left_out"] = ["time in the kernel", "kernel frames"]
             if self._samplers.late:
                 found["left_out"].append(
                     f"the beginning of {self._samplers.late} children or executed programs"

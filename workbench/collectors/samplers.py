@@ -54,11 +54,6 @@ class Samplers:
         self._by_pid[pid] = made
         self._all.append(made)
 
-    @property
-    def kernel(self) -> bool:
-        """Time in the kernel is sampled as well."""
-        return all(one.kernel for one in self._by_pid.values())
-
     def cost(self) -> tuple[int, int]:
         """How often the program ran, and how many ns it took, forked children left out."""
         each = [one.cost for one in self._all]

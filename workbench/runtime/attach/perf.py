@@ -1,7 +1,7 @@
 """perf_event_open(2) as this room uses it: an event that sends SIGTRAP to the thread it counts (`sigtrap`).
 
-Needs no privilege: the caller owns the process, and kernel code is left out where perf_event_paranoid says so (Linux
-5.13).
+Needs no privilege but to own the process (Linux 5.13). Time in the kernel is left out: an event in the middle of
+execve(2) would send its signal to the new program, which has no handler and would die of it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def _syscall() -> ctypes.CDLL:
     return libc
 
 
-def open_clock(thread: int, period: int, data: int, *, kernel: bool) -> int:
-    """A disabled event that sends SIGTRAP to a thread after every `period` ns of its CPU time.
+def open_clock(thread: int, period: int, data: int) -> int:
+    """A disabled event that sends SIGTRAP to a thread after every `period` ns of CPU time, if it is in user code.
 
     Threads that the thread starts inherit the event; a child process does not, nor a program that it executes.
 
@@ -45,21 +45,16 @@ def open_clock(thread: int, period: int, data: int, *, kernel: bool) -> int:
     period : int
     data : int
         What the signal brings (si_perf_data).
-    kernel : bool
-        Time in the kernel counts as well; needs CAP_PERFMON or perf_event_paranoid <= 1.
 
     Raises
     ------
     TargetGone
         No such thread.
-    PermissionError
-        `kernel` is not permitted.
     NotPermitted
-        No event at all is.
     MissingCapability
     """
     flags = _DISABLED | _INHERIT | _INHERIT_THREAD | _REMOVE_ON_EXEC | _SIGTRAP
-    flags |= 0 if kernel else _EXCLUDE_KERNEL | _EXCLUDE_HV
+    flags |= _EXCLUDE_KERNEL | _EXCLUDE_HV
     head = struct.pack("<IIQQQQQIIQQ", _SOFTWARE, 128, _CPU_CLOCK, period, 0, 0, flags, 1, 0, 0, 0)
     attributes = ctypes.create_string_buffer(head.ljust(120, b"\0") + struct.pack("<Q", data), 128)
     number = ctypes.c_long
@@ -72,8 +67,6 @@ def open_clock(thread: int, period: int, data: int, *, kernel: bool) -> int:
     if code == errno.ESRCH:
         raise TargetGone(f"thread {thread} is gone")
     if code in (errno.EACCES, errno.EPERM):
-        if kernel:
-            raise PermissionError(code, os.strerror(code))
         raise NotPermitted(
             f"perf events on thread {thread} are not permitted",
             "lower /proc/sys/kernel/perf_event_paranoid to 2, or run as the process's owner",

@@ -1,9 +1,10 @@
 """A program that runs at intervals of a process's CPU time, on the thread that spends it.
 
 A perf event for each thread counts its CPU time and sends the thread SIGTRAP, whose handler is the agent's. Threads
-that start later inherit the event. The kernel sends the signal when the thread goes on in user code, so no system call
-ends early. What is not seen: time that a thread spends with SIGTRAP blocked (one sample is kept until it is let
-through), a process that takes SIGTRAP for itself, a program that replaces this one (the kernel closes the events).
+that start later inherit the event. Only user code is interrupted, so no system call ends early. What is not seen: time
+in the kernel (a signal at the end of execve(2) would end the new program); time that a thread spends with SIGTRAP
+blocked (one sample is kept until it is let through); a process that takes SIGTRAP for itself; a program that replaces
+this one (the kernel closes the events).
 """
 
 from __future__ import annotations
@@ -45,8 +46,6 @@ class Sampling:
 
     Attributes
     ----------
-    kernel : bool
-        CPU time in the kernel is sampled as well (as where the thread goes on in user code).
     events : list of int
         Perf events, one per thread of the start; enabled.
     """
@@ -56,7 +55,6 @@ class Sampling:
     ) -> None:
         self.process, self.period = process, period
         process.refresh()  # it may run another program than when it was entered
-        self.kernel = True
         self.events: list[int] = []
         self._left_out = left_out
         self._children: list[int] = []
@@ -95,7 +93,7 @@ class Sampling:
                 break
             for thread in sorted(new):
                 with contextlib.suppress(TargetGone):
-                    opened.append(self._open_one(thread))
+                    opened.append(perf.open_clock(thread, self.period, self._data))
                     self.events.append(opened[-1])
                     if start:
                         perf.enable(opened[-1])
@@ -105,14 +103,6 @@ class Sampling:
                 f"process {pid} starts threads faster than they can be sampled", "try again"
             )
         return opened
-
-    def _open_one(self, thread: int) -> int:
-        if self.kernel:
-            try:
-                return perf.open_clock(thread, self.period, self._data, kernel=True)
-            except PermissionError:
-                self.kernel = False
-        return perf.open_clock(thread, self.period, self._data, kernel=False)
 
     def follow(self, pid: int) -> bool:
         """Sample a child that was forked from the process since; False = it runs another program, or is gone.
