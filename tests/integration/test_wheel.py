@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from workbench.native.bitcode import SOURCES
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -58,6 +60,10 @@ def test_wheel_holds_core_objects_and_headers(wheel: Path, checkout: Path) -> No
     assert programs and built == programs
     headers = {f"workbench/objects/include/{path.name}" for path in (checkout / "bpf").glob("*.h")}
     assert headers and headers <= names
+    runtime = checkout / "workbench/native/runtime"
+    carried = {str(path.relative_to(checkout)) for path in (*runtime.rglob("*.c"), *runtime.rglob("*.h"))}
+    bitcode = {f"workbench/native/runtime/bitcode/{Path(name).stem}.bc" for name in SOURCES}
+    assert carried and carried | bitcode <= names
     assets = {str(path.relative_to(checkout)) for path in checkout.glob("workbench/notebook/assets/*")}
     assert assets <= names
     assert not any(name.startswith(("tests/", "bpf/")) for name in names)
@@ -124,3 +130,40 @@ def test_installed_wheel_records_and_draws_without_compilers(installed: Path, tm
     for kind in ("flamegraph", "timeline", "heatmap"):
         assert f'data-kind="{kind}"' in page
     assert (tmp_path / "flame.svg").read_text().count("<path") > 20
+
+
+USERSPACE = """
+import json, subprocess, sys
+import workbench as wb
+from workbench.objects.build import built_object
+from workbench.runtime.jit.bitcode import FOLDER
+
+child = subprocess.Popen(
+    [sys.executable, "-c", "import ctypes, sys; f = ctypes.CDLL(None).abs; print('ready', flush=True)\\n"
+     "for line in sys.stdin: print(sum(f(-1) for _ in range(int(line))), flush=True)"],
+    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+)
+child.stdout.readline()
+with wb.open(built_object("example_calls")).load("userspace", pid=child.pid) as loaded:
+    loaded.attach("called", "libc:abs")
+    child.stdin.write("100\\n")
+    child.stdin.flush()
+    answer = child.stdout.readline().strip()
+    _, counts = loaded.maps["counts"].table()
+    print(json.dumps({"answer": answer, "calls": int(counts.sum()), "bitcode": str(FOLDER)}))
+child.communicate("")
+"""
+
+
+@pytest.mark.needs("C compiler", "clang", "userspace JIT", "userspace maps", "userspace probe")
+def test_installed_wheel_probes_in_user_space_without_compilers(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", USERSPACE],
+        env={"PATH": str(tmp_path / "bin"), "PYTHONPATH": str(installed), "HOME": str(tmp_path)},
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert found["answer"] == "100" and found["calls"] == 100
+    assert Path(found["bitcode"]).is_relative_to(installed) and list(Path(found["bitcode"]).glob("*.bc"))
