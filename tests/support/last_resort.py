@@ -34,6 +34,9 @@ class LastResort:
         if isinstance(node, pytest.Item) and not node.config.getoption("usepdb"):
             self._arm(node)  # pytest cancels it when a test fails
 
+    def pytest_unconfigure(self) -> None:
+        faulthandler.dump_traceback_later(GRACE_S, exit=True, file=self.stderr)  # threads that Python waits for
+
     def _arm(self, item: pytest.Item) -> None:
         mark = item.get_closest_marker("timeout")
         limit = mark.args[0] if mark and mark.args else self.default

@@ -6,13 +6,16 @@ shown with its message, so that nobody takes it for a pass at the first try. Tes
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from _pytest.runner import runtestprotocol
 
-LIVE = ("tests/integration", "tests/notebooks")
+LIVE = ("tests/integration", "tests/notebooks", "tests/unit/runtime")
 TRIES = 3
 MOST = 12  # in one run; a machine on which more fails has another problem
 
@@ -28,12 +31,14 @@ class RunAgain:
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
         if not is_live(item) or item.config.getoption("usepdb"):
             return None
-        hook = item.ihook
+        hook, before = item.ihook, children()
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         reports = runtestprotocol(item, log=False, nextitem=nextitem)
         self.tries[item.nodeid] += 1
         failed = next((report for report in reports if report.failed), None)
         if failed is not None and self._may_run_again(item) and taken_down(item):
+            for pid in children() - before:
+                end(pid)
             failed.outcome = "rerun"  # type: ignore[assignment]
             self.failed.append(failed)
             hook.pytest_runtest_logreport(report=failed)
@@ -72,6 +77,25 @@ def taken_down(item: pytest.Item) -> bool:
     except Exception:  # what a fixture leaves undone would disturb the next try
         return False
     return True
+
+
+def children() -> set[int]:
+    """Processes that this one started and that are not gone."""
+    found, mine = set(), str(os.getpid())
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # gone
+            state, parent = (folder / "stat").read_bytes().rpartition(b")")[2].decode().split()[:2]
+            if parent == mine and state != "Z":
+                found.add(int(folder.name))
+    return found
+
+
+def end(pid: int) -> None:
+    """What a test that failed left running."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)
 
 
 def message(report: pytest.TestReport) -> str:

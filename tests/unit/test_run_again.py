@@ -95,6 +95,38 @@ def test_not_many(tmp_path: Path) -> None:
     assert status == 1 and "20 failed, 12 rerun" in shown, shown
 
 
+def test_what_a_failed_test_started_is_ended(tmp_path: Path) -> None:
+    status, shown = run(
+        tmp_path,
+        """
+        import subprocess
+        import pytest
+        from run_again import children
+
+        @pytest.fixture(scope="session")
+        def kept():
+            with subprocess.Popen(["sleep", "1000"]) as process:
+                yield process
+                process.kill()
+
+        def test_first(kept):
+            pass
+
+        left = []
+
+        def test_second(kept):
+            assert children() == {kept.pid}
+            left.append(subprocess.Popen(["sleep", "1000"]))
+            assert len(left) == 3
+            left[-1].kill()
+
+        def test_third(kept):
+            assert children() - {left[-1].pid} == {kept.pid}
+        """,
+    )
+    assert status == 0 and "3 passed, 2 rerun" in shown, shown
+
+
 def test_every_try_has_its_own_time_limit(tmp_path: Path) -> None:
     status, shown = run(
         tmp_path,
@@ -111,6 +143,21 @@ def test_every_try_has_its_own_time_limit(tmp_path: Path) -> None:
         "--timeout=1",
     )
     assert status == 0 and "1 passed, 2 rerun" in shown and "Timeout" in shown, shown
+
+
+def test_a_thread_that_stays_ends_the_run(tmp_path: Path) -> None:
+    stays = """
+        import threading
+
+        import last_resort
+
+        last_resort.GRACE_S = 1
+
+        def test_it():
+            threading.Thread(target=threading.Event().wait).start()
+        """
+    status, shown = run(tmp_path, stays)
+    assert status == 1 and "1 passed" in shown and "Timeout (0:00:01)" in shown, shown
 
 
 def test_what_no_limit_ends_ends_the_run(tmp_path: Path) -> None:

@@ -168,9 +168,12 @@ def test_task_storage_of_a_killed_process_is_gone(space: Space) -> None:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        storage_get(made, struct.pack("<Q", 9), 1)
-        os.write(writing, b"x")
-        signal.pause()
+        try:
+            storage_get(made, struct.pack("<Q", 9), 1)
+            os.write(writing, b"x")
+            signal.pause()
+        finally:
+            os._exit(1)
     assert os.read(reading, 1) == b"x"
     assert [bytes(k) for k in made.table()[0]] == [u32(child)]
     os.kill(child, signal.SIGKILL)
