@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.util import find_spec
 from pathlib import Path
 
 from workbench.errors import BadSpec, MissingCapability, NotPermitted, TargetGone
@@ -78,8 +77,12 @@ def check_target(pid: int, *, filtered: bool = False) -> None:
 
 def _check_decoder() -> None:
     """Refuse before anything is touched where instructions could not be moved."""
-    if platform.machine() == "x86_64" and find_spec("iced_x86") is None:
+    if platform.machine() != "x86_64":
+        return
+    try:
+        import iced_x86  # noqa: F401
+    except ImportError as error:
         raise MissingCapability(
             "iced-x86 is not installed, so no process can be probed in user space",
             "pip install 'bpf-workbench[runtime]'",
-        )
+        ) from error
