@@ -77,6 +77,64 @@ def test_process_and_machine(tmp_path: Path) -> None:
     assert machine.syscalls["pid"].nunique() > mine["pid"].nunique()
 
 
+def counts(folder: Path, backend: str, *command: str) -> dict[str, tuple[int, int]]:
+    """Calls and errors by name."""
+    recording = Recorder(
+        ["syscalls"], output=folder / backend, command=list(command), backend=backend
+    ).run()
+    assert recording.lost == {}
+    totals = recording.syscalls.groupby("syscall", observed=True)[["count", "errors"]].sum()
+    return {str(name): (int(row["count"]), int(row["errors"])) for name, row in totals.iterrows()}
+
+
+@pytest.mark.needs("ptrace")
+def test_user_space_alone(tmp_path: Path) -> None:
+    found = counts(tmp_path, "userspace", known(), "calls")
+    for name, number, errors in (
+        ("getppid", 1000, 0),
+        ("readlink", 7, 7),
+        ("clock_nanosleep", 30, 0),
+        ("close", 100, 100),
+    ):
+        assert found[name] == (number, errors)
+
+
+@needs_tracepoints
+@pytest.mark.parametrize("what", ["calls", "forks"])
+def test_user_space_counts_what_the_kernel_counts(tmp_path: Path, what: str) -> None:
+    kernel = counts(tmp_path, "kernel", known(), what)
+    ours = counts(tmp_path, "userspace", known(), what)
+    # A call that a stop interrupts is begun twice in the kernel; where memory lies changes how often more is asked for.
+    varying = {"restart_syscall", "brk", "mmap", "futex"}
+    assert {k: v for k, v in ours.items() if k not in varying} == {
+        k: v for k, v in kernel.items() if k not in varying
+    }
+    assert set(ours) >= {"getppid"} if what == "calls" else ours
+
+
+@pytest.mark.needs("ptrace")
+@pytest.mark.parametrize("follow", [True, False])
+def test_forks_in_user_space(tmp_path: Path, follow: bool) -> None:
+    """Children inherit the hooks; without `follow` they are not counted."""
+    source = tmp_path / "forks.c"
+    source.write_text(
+        "#include <sys/syscall.h>\n#include <sys/wait.h>\n#include <unistd.h>\n"
+        "int main(void) { for (int i = 0; i < 3; i++) if (!fork()) {"
+        " for (int k = 0; k < 500; k++) syscall(SYS_getppid); _exit(0); }"
+        " for (int k = 0; k < 200; k++) syscall(SYS_getppid);"
+        " while (wait(0) > 0) {} return 0; }"
+    )
+    program = tmp_path / "forks"
+    subprocess.run(["gcc", "-O1", "-o", program, source], check=True)
+    recording = Recorder(
+        ["syscalls"], output=tmp_path / "r", command=[str(program)], follow=follow, backend="userspace"
+    ).run()  # fmt: skip
+    rows = recording.syscalls
+    mine = rows[rows["syscall"] == "getppid"].groupby("pid")["count"].sum()
+    assert sorted(mine) == ([200, 500, 500, 500] if follow else [200])
+    assert recording.manifest.pid in set(rows["pid"])
+
+
 @pytest.fixture(scope="module")
 def bucket_of(tmp_path_factory: pytest.TempPathFactory) -> object:
     """The function that runs in the kernel, compiled for user space."""
