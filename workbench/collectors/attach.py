@@ -8,6 +8,8 @@ The section of a program says what kind of place it wants, the target which one:
     raw_tp/..., tp_btf/...                NAME
     perf_event                            HERTZ
 
+Every other section is the kernel's alone: user space refuses it by name.
+
 What the section itself already names (`SEC("raw_tp/sys_enter")`, `SEC("uprobe/libc:malloc")`) need not be repeated.
 """
 
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from workbench.collectors.resolve import Modules, resolve_function
-from workbench.errors import BadSpec
+from workbench.errors import BadSpec, MissingCapability, UnknownSymbol
 
 __all__ = ("attach",)
 
@@ -29,11 +31,31 @@ _ENTRY = (
     "uprobe.s",
     "uprobe.multi.s",
     "uprobe.session",
+    "uprobe.session.s",
 )
+_TRACING = (
+    "tp_btf",
+    "fentry",
+    "fentry.s",
+    "fexit",
+    "fexit.s",
+    "fmod_ret",
+    "fmod_ret.s",
+    "lsm",
+    "lsm.s",
+)
+_HOOKED_BY_NOBODY = ("syscall",)
 
 
 def attach(
-    loaded: Any, program: str, target: str = "", *, pid: int | None = None, cookie: int = 0
+    loaded: Any,
+    program: str,
+    target: str = "",
+    *,
+    pid: int | None = None,
+    cookie: int = 0,
+    replace: bool = False,
+    wait: bool = False,
 ) -> Any:
     """Attach one program of a loaded object.
 
@@ -48,6 +70,10 @@ def attach(
         Only this process with all its threads. The userspace backend needs one, or `loaded.default_pid`.
     cookie : int
         What `bpf_get_attach_cookie` gives.
+    replace : bool
+        User space only: the function does not run, what the program returns is its result.
+    wait : bool
+        User space only: LIBRARY:FUNCTION of a library that the process has not loaded yet is attached when it is.
 
     Returns
     -------
@@ -63,11 +89,27 @@ def attach(
     if program not in loaded.programs:
         known = ", ".join(loaded.programs) or "none"
         raise BadSpec(f"{loaded.object.name} has no program {program!r}", f"programs: {known}")
-    kind, _, named = loaded.programs[program].section.partition("/")
+    kind, _, named = loaded.programs[program].section.removeprefix("?").partition("/")
     target = target or named
     on_return = kind in _RETURN
+    if replace and (loaded.backend == "kernel" or kind not in _ENTRY):
+        raise MissingCapability(
+            f"{program} (section {kind!r}, backend {loaded.backend}) cannot stand in for a function",
+            "use a program of section uprobe and backend='userspace'",
+        )
+    if loaded.backend == "userspace":
+        _refuse_kernel_only(program, kind)
     if on_return or kind in _ENTRY:
-        return _functions(loaded, program, target, pid, cookie, on_return, ".multi" in kind)
+        try:
+            return _functions(
+                loaded, program, target, pid, cookie, on_return, ".multi" in kind, replace
+            )
+        except UnknownSymbol:
+            if not wait or loaded.backend != "userspace":
+                raise
+            return loaded.attach_later(
+                program, target, pid=pid, cookie=cookie, on_return=on_return, replace=replace
+            )
     if kind == "usdt":
         return _marks(loaded, program, target, pid, cookie)
     if kind in ("tp", "tracepoint"):
@@ -77,13 +119,29 @@ def attach(
         return loaded.attach_tracepoint(program, category, name, **_process(loaded, pid))
     if kind in ("raw_tp", "raw_tracepoint", "raw_tp.w"):
         return loaded.attach_raw_tracepoint(program, target, **_process(loaded, pid))
-    if kind in ("tp_btf", "fentry", "fexit", "lsm", "fmod_ret"):
+    if kind in _TRACING:
         return loaded.attach_tracing(program)
     if kind == "perf_event":
         return _sampling(loaded, program, target, pid)
     raise BadSpec(
         f"{program} is of section {kind!r}, which is not attached to a process",
         "run it with `loaded.test_run`",
+    )
+
+
+def _refuse_kernel_only(program: str, kind: str) -> None:
+    """Name the backend that has what user space lacks."""
+    if kind.startswith("uprobe.session"):
+        raise MissingCapability(
+            f"{program}: user space has no attach type {kind}",
+            "use a uprobe and a uretprobe, or backend='kernel'",
+        )
+    supported = (*_RETURN, *_ENTRY, "usdt", "tp", "tracepoint", "raw_tp", "raw_tracepoint")
+    if kind in (*supported, "raw_tp.w", "raw_tracepoint.w", "perf_event", *_HOOKED_BY_NOBODY):
+        return
+    raise MissingCapability(
+        f"{program}: attach type {kind} is the kernel's alone",
+        "use backend='kernel'; in user space run it with `loaded.test_run`, or make it a uprobe of a function",
     )
 
 
@@ -107,6 +165,7 @@ def _functions(
     cookie: int,
     on_return: bool,
     multi: bool,
+    replace: bool,
 ) -> Any:
     if not target:
         raise BadSpec(f"{program} needs a function", 'for example attach(program, "libc:malloc")')
@@ -115,12 +174,13 @@ def _functions(
     for place in resolve_function(modules, target):
         files.setdefault(place.path, []).append(place.file_offset)
     links = []
+    more = {"replace": True} if replace else {}
     for path, offsets in files.items():
         if multi or loaded.backend == "userspace":
             links.append(
                 loaded.attach_uprobes(
                     program, path, offsets, cookies=np.full(len(offsets), cookie, np.uint64),
-                    pid=pid, on_return=on_return,
+                    pid=pid, on_return=on_return, **more,
                 )
             )  # fmt: skip
         else:
@@ -139,7 +199,9 @@ def _marks(loaded: Any, program: str, target: str, pid: int | None, cookie: int)
     from workbench.collectors.uprobe.plan import make_plan
 
     options = Options.from_spec(parse(f"usdt:{target},args=no"))
-    plan = make_plan(options, Modules(pid if pid is not None else getattr(loaded, "default_pid", None)))
+    plan = make_plan(
+        options, Modules(pid if pid is not None else getattr(loaded, "default_pid", None))
+    )
     links = []
     for site in plan.sites:
         place = site.place

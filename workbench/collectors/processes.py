@@ -149,7 +149,9 @@ class Processes:
         self._forget_gone()
         self.mapped = []
         if self.sideband is None:
-            return []
+            # Children run the hooks that they inherited; those that run another program have to be entered.
+            follow = self._target.backend == "userspace" and self._target.follow and not last
+            return self._look() if follow else []
         target = self._target
         added: list[int] = []
         changed: set[int] = set()

@@ -5,17 +5,21 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from workbench.errors import BadSpec
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from workbench.objects.linked import LinkedMap, LinkedProgram
-    from workbench.runtime.attach import Link
+    from workbench.runtime.attach import HookKind, Link, Process
     from workbench.runtime.jit import Blob
     from workbench.runtime.jit import Program as Code
     from workbench.runtime.maps import Map
     from workbench.runtime.verifier import Verdict
 
 __all__ = ("Links", "Program")
+
+_CALL, _HELPER, _OVERRIDE_RETURN = 0x85, 0, 58
 
 
 class Program:
@@ -65,6 +69,33 @@ class Program:
             self.code.close()
 
     @cached_property
+    def overrides(self) -> bool:
+        """It calls `bpf_override_return`, so its places are functions that may be skipped."""
+        from workbench.runtime.isa import decode
+
+        return any(
+            (one.opcode, one.src, one.imm) == (_CALL, _HELPER, _OVERRIDE_RETURN)
+            for one in decode(self.linked.code)
+        )
+
+    def kind(self, *, on_return: bool, replace: bool) -> HookKind:
+        """How it is attached to functions.
+
+        Raises
+        ------
+        BadSpec
+            It would skip or replace a function that has already run.
+        """
+        if not on_return:
+            return "replace" if replace else "override" if self.overrides else "uprobe"
+        if replace or self.overrides:
+            raise BadSpec(
+                f"{self.name} cannot skip a function at its return",
+                "attach it at the entry: uprobe",
+            )
+        return "uretprobe"
+
+    @cached_property
     def probe(self) -> Blob:
         from workbench.runtime.jit import compile_program
 
@@ -74,10 +105,14 @@ class Program:
 
 
 class Links:
-    """Several attachments of one program as one link."""
+    """Several attachments of one program as one link.
 
-    def __init__(self, description: str, links: list[Link]) -> None:
+    `process`: where `links` is the holder of requests that may be attached later.
+    """
+
+    def __init__(self, description: str, links: list[Link], process: Process | None = None) -> None:
         self.description, self.links = description, links
+        self._process = process
 
     def __repr__(self) -> str:
         return f"<Links {self.description}{'' if self.attached else ' (detached)'}>"
@@ -85,7 +120,12 @@ class Links:
     @property
     def attached(self) -> bool:
         """True until closed."""
-        return bool(self.links)
+        return bool(self.links) or self.waiting
+
+    @property
+    def waiting(self) -> bool:
+        """Some of its places are not there yet: their library is not loaded."""
+        return self._process is not None and self._process.waits_for(self.links)
 
     @property
     def hits(self) -> int:
@@ -99,6 +139,8 @@ class Links:
 
     def close(self) -> None:
         """Detach; safe to call twice."""
+        if self._process is not None:
+            self._process.cancel(self.links)
         links, self.links = self.links, []
         if links:
             (links[0].owner or links[0].process).detach(links)

@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import os
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,12 +35,17 @@ _lock = threading.RLock()
 _spaces: dict[str | None, _Counted] = {}
 _processes: dict[int, _Counted] = {}
 _collected = False
+_follower: threading.Thread | None = None
+_FOLLOW_SECONDS = 0.05
+_VFORK_PATIENCE = 1.0
 
 
 def _after_fork() -> None:
     """The child holds nothing: its parent's namespaces and targets stay the parent's."""
+    global _follower
     _spaces.clear()
     _processes.clear()
+    _follower = None
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -103,7 +109,10 @@ def enter_process(pid: int, space: Space) -> Process:
     with _lock:
         one = _processes.get(pid)
         if one is None:
-            one = _processes[pid] = _Counted(Process(pid, space))
+            found = _child(pid) or Process(pid, space)
+            found.held = True
+            one = _processes[pid] = _Counted(found)
+            _start_following()
         entered = one.what
         assert isinstance(entered, Process)
         if entered.space is not space:
@@ -115,6 +124,58 @@ def enter_process(pid: int, space: Space) -> Process:
         return entered
 
 
+def _child(pid: int) -> Process | None:
+    """A process that inherited the hooks of one that was entered.
+
+    Raises
+    ------
+    MissingCapability
+        It still shares its parent's memory (vfork): it has no code of its own that could be probed.
+    """
+    from workbench.runtime.attach.family import shares_memory
+
+    for one in list(_processes.values()):
+        process = one.what
+        assert not isinstance(process, Space)
+        end = time.monotonic() + _VFORK_PATIENCE
+        while shares_memory(process.pid, pid):
+            if time.monotonic() > end:
+                raise MissingCapability(
+                    f"process {pid} shares the memory of process {process.pid}",
+                    "it is probed with that one",
+                )
+            time.sleep(0.001)
+        with process.lock:
+            process.family.look()
+            child = process.family.children.get(pid)
+        if child is not None:
+            return child
+    return None
+
+
+def _start_following() -> None:
+    """A thread that looks after the entered processes: children, replaced programs, libraries loaded later."""
+    global _follower
+    if _follower is None or not _follower.is_alive():
+        _follower = threading.Thread(target=_follow, name="wb-follow", daemon=True)
+        _follower.start()
+
+
+def _follow() -> None:
+    global _follower
+    while True:
+        with _lock:
+            processes = [one.what for one in _processes.values()]
+            if not processes:
+                _follower = None
+                return
+        for process in processes:
+            assert not isinstance(process, Space)
+            with contextlib.suppress(WorkbenchError, OSError):
+                process.look()
+        time.sleep(_FOLLOW_SECONDS)
+
+
 def leave_process(process: Process) -> None:
     """Give up one hold; the last one restores the process."""
     with _lock:
@@ -124,5 +185,9 @@ def leave_process(process: Process) -> None:
         one.holders -= 1
         if not one.holders:
             del _processes[process.pid]
-            with contextlib.suppress(ProcessLookupError):
-                process.close()
+            process.held = False
+            if (
+                process.parent is None
+            ):  # else its parent's hooks stay, and are restored with the parent
+                with contextlib.suppress(ProcessLookupError):
+                    process.close()

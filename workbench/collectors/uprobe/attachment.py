@@ -123,6 +123,8 @@ class Attachment:
         ------
         TargetGone, NotPermitted
         """
+        if self._target.backend == "userspace" and self._links.get(pid):
+            return  # the runtime follows what it has entered
         files: dict[str, list[int]] = {}
         for i, site in enumerate(self._sites):
             if i not in self.refused:
@@ -219,6 +221,8 @@ class Attachment:
                 pid=pid,
                 on_return=on_return,
                 refused=failed,
+                wait=pid
+                != self._target.pid,  # a child may run another program, which loads its libraries yet
             )
         )
         self.refused.update((numbers[i], why) for i, why in failed.items())

@@ -4,7 +4,7 @@
 code, `stop` holds the threads. A new kind of hook is a module that makes sites, and a number in `layout`.
 """
 
-from workbench.runtime.attach.link import HookKind, Link, Program, Request
+from workbench.runtime.attach.link import HookKind, Link, Program, Request, Spot
 from workbench.runtime.attach.modules import address_of
 from workbench.runtime.attach.process import Process
 from workbench.runtime.attach.records import Collected, collect
@@ -17,6 +17,7 @@ __all__ = (
     "Process",
     "Program",
     "Request",
+    "Spot",
     "Started",
     "address_of",
     "collect",

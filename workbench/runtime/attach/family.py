@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from workbench.runtime.attach.places import Place
     from workbench.runtime.attach.process import Process
 
-__all__ = ("Family", "inherit")
+__all__ = ("Family", "inherit", "shares_memory")
 
 _KCMP, _KCMP_VM = 312, 1
 _GONE = (TargetGone, NotPermitted, MissingCapability, RunFailed)
 
 
-def _shares_memory(one: int, other: int) -> bool:
+def shares_memory(one: int, other: int) -> bool:
     """Two processes are one address space (vfork, CLONE_VM)."""
     return bool(ctypes.CDLL(None).syscall(_KCMP, one, other, _KCMP_VM, 0, 0) == 0)
 
@@ -62,7 +62,7 @@ class Family:
             try:
                 if not self._has_mark(pid):
                     continue
-                if any(_shares_memory(pid, one) for one in (self._process.pid, *self.children)):
+                if any(shares_memory(pid, one) for one in (self._process.pid, *self.children)):
                     self._seen.discard(pid)  # until it runs a program of its own
                     continue
                 self.children[pid] = child = inherit(self._process, pid)

@@ -188,6 +188,7 @@ class Process:
                 if isinstance(known, WorkbenchError):
                     raise known
                 if (inherited := self._inherited(known)) is not None:
+                    inherited.asked, inherited.claimed = asked, True
                     found.append(inherited)
                     continue
                 self._check(known, modules)
@@ -383,6 +384,11 @@ class Process:
                 if code != self._code:
                     self._code = code
                     self.refresh()
+
+    def waits_for(self, holder: list[Link]) -> bool:
+        """A request with this holder waits."""
+        with self.lock:
+            return any(one.holder is holder for one in self.waiting)
 
     def cancel(self, holder: list[Link]) -> None:
         """Requests with this holder wait no longer."""
