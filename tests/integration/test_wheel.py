@@ -14,6 +14,8 @@ import pytest
 
 from workbench.native.bitcode import SOURCES
 
+pytestmark = pytest.mark.timeout(300)
+
 ROOT = Path(__file__).parents[2]
 
 

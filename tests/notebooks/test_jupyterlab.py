@@ -14,7 +14,10 @@ from webdriver import Browser
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.needs("Chromium", "perf_event BPF", "uprobe_multi", "hardware breakpoint")
+pytestmark = [
+    pytest.mark.needs("Chromium", "perf_event BPF", "uprobe_multi", "hardware breakpoint"),
+    pytest.mark.timeout(300),
+]
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = Path(os.environ.get("WORKBENCH_SCREENSHOTS", ROOT / "out" / "screenshots"))

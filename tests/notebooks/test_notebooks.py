@@ -15,6 +15,8 @@ from workbench.frames.recording import load
 from workbench.runs.experiment import load_experiment
 from workbench.runs.run import run
 
+pytestmark = pytest.mark.timeout(300)
+
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "experiments" / "paper.yaml"
 LIVE = {
