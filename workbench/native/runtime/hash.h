@@ -43,7 +43,7 @@ struct wb_bucket {
 struct wb_slot {
     uint64_t next;  /* word of the slot after this one; stays while a reader may stand here */
     uint64_t stamp; /* epoch when it was taken out */
-    uint32_t link;  /* next in a block's queue */
+    uint32_t link;  /* next in a block's queue, as the difference to the number after this one: 0 at first */
     uint32_t used;  /* LRU: looked up since the hand passed */
 };                  /* then the key, and at hash->value the value (not of per-CPU types) */
 
@@ -62,27 +62,43 @@ struct wb_block {
         uint64_t state; /* all three in one store */
         struct {
             uint32_t bucket; /* + 1: its head may be locked by the owner */
-            uint16_t armed;  /* the record below counts: 1 an operation, 2 a transfer from another block */
+            uint16_t armed;  /* the record below counts: 1 an operation, 2 a transfer from another block, 3 by bias */
             uint16_t busy;   /* 1 the owner is inside an operation, 2 and looks for slots or credits */
         };
     };
     uint64_t guard; /* name of who works on the block in the owner's place */
     struct wb_queue queue;
-    uint32_t generation, unused; /* of the participant whose block it is */
+    uint32_t generation, alone; /* of the participant whose block it is; it was the only one when last looked at */
     uint64_t horizon; /* slots stamped below are free */
-    uint64_t spare[2];
+    uint32_t holding, since;       /* replaced since the thread's program number `holding` was given a pointer */
+    uint64_t bias;                 /* the map's bias while it is this block's owner's */
+    uint32_t operations, others;   /* with a lock so far; and those of all other blocks when last looked at */
     /* The record: what the word, this block and the source become. */
     uint64_t word_at, word;
     struct wb_queue after;
-    uint32_t link_slot, link_after; /* slot 0: no link changes */
-    uint32_t retired;               /* slot to be stamped */
-    uint32_t source, source_head, source_count, source_credits, more;
+    uint32_t link_slot, link_after; /* slot 0: no link changes; an operation's second slot is to be stamped */
+    uint32_t source, source_head, source_count, source_credits;
 };
+
+_Static_assert(sizeof(struct wb_block) == 128, "two lines");
+#define WB_NO_WORD (~0ull) /* no entry's: a record that has it was not committed */
 
 struct wb_hash_header {
     uint64_t seed;
     _Alignas(WB_LINE) uint64_t moves; /* transfers between blocks so far */
     uint32_t hand;                    /* LRU: where the search for a victim goes on */
+    _Alignas(WB_LINE) uint64_t bias;  /* who needs no lock, see hash_lock.c */
+    uint32_t takes, revocations;
+};
+
+/* Where a key is or goes, while the bucket is the writer's. */
+struct place {
+    struct wb_bucket *bucket;
+    uint64_t *word;
+    uint64_t head; /* way 0 without its owner */
+    uint32_t slot; /* 0 = the key is not there */
+    uint32_t way;
+    bool biased; /* without a lock: the map's bias is the writer's */
 };
 
 /* Where things are: computed from the attributes by everybody, never read from the segment. */
@@ -94,6 +110,9 @@ struct wb_hash {
 
 #define WB_BUSY (1ull << 48) /* of wb_block.state */
 #define WB_ARMED (1ull << 32)
+#define WB_ARMED_BIAS (3ull << 32)
+
+#define WB_BIAS_NONE (1ull << 12) /* not 0: what a block has that never had it */
 
 #define WB_WORD_SLOT(w) ((uint32_t)(w))
 #define WB_WORD_OWNER(w) ((uint32_t)((w) >> 52))
@@ -125,6 +144,14 @@ static inline struct wb_slot *wb_slot(const struct wb_map *map, uint32_t index) 
     return (struct wb_slot *)(map->values + (uint64_t)index * map->stride);
 }
 
+static inline uint32_t wb_next_free(const struct wb_map *map, uint32_t index) {
+    return index + 1 + WB_PEEK(&wb_slot(map, index)->link);
+}
+
+static inline void wb_link_free(const struct wb_map *map, uint32_t index, uint32_t next) {
+    WB_PUT(&wb_slot(map, index)->link, next - index - 1);
+}
+
 static inline uint8_t *wb_slot_key(struct wb_slot *slot) { return (uint8_t *)(slot + 1); }
 
 static inline bool wb_is_percpu(const struct wb_map *map) { return map->type == 5 || map->type == 10; }
@@ -148,6 +175,9 @@ static inline uint64_t wb_mix(uint64_t a, uint64_t b) {
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
+#ifndef WB_COPY
+#define WB_COPY wb_move
+#endif
 #ifndef WB_KEY_SIZE /* inline/hash_N.c: for the JIT, which knows it */
 #define WB_KEY_SIZE(map) ((map)->key_size)
 #endif
@@ -253,5 +283,12 @@ bool wb_block_reap(struct wb_run *run, struct wb_map *map, uint32_t number, int 
 bool wb_owner_dead(const struct wb_map *map, uint32_t number);
 bool wb_wait(uint32_t *turn);
 uint32_t wb_hash_batch(const struct wb_map *map);
+/* hash_lock.c */
+int64_t wb_hash_lock(struct wb_run *run, struct wb_map *map, struct wb_block *mine, struct place *place);
+/* hash_walk.c */
+void wb_hash_copy_out(struct wb_map *map, uint32_t slot, uint8_t *value);
+int64_t wb_hash_read(struct wb_run *run, struct wb_map *map, const void *key, void *value, uint64_t flags);
+int64_t wb_hash_next(struct wb_run *run, struct wb_map *map, const void *key, void *next);
+int64_t wb_hash_each(struct wb_run *run, struct wb_map *map, wb_callback callback, void *ctx, uint64_t flags);
 
 #endif

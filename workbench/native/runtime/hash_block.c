@@ -5,6 +5,7 @@
 #define SPINS 64
 #define YIELDS 256
 #define SLEEPS 1000
+#define NAPS 16      /* for slots, with which a program's author does not reckon */
 #define DEPTH 8
 #define CHUNK 32u /* slots taken from the store at a time: no operation takes long */
 
@@ -38,19 +39,20 @@ void wb_block_apply(struct wb_map *map, struct wb_block *block) {
     uint32_t slots = wb_slots(map);
     uint32_t link = WB_PEEK(&block->link_slot);
     if (link && link < slots)
-        WB_PUT(&wb_slot(map, link)->link, block->link_after);
+        wb_link_free(map, link, block->link_after);
     if (block->armed == 2) {
         struct wb_block *source = wb_block(map, WB_PEEK(&block->source));
         source->queue.head = block->source_head;
         source->queue.count = block->source_count;
         source->queue.credits = block->source_credits;
+        source->word = WB_NO_WORD;
     }
     block->queue = block->after;
 }
 
 static bool committed(struct wb_map *map, const struct wb_block *block, uint32_t number, uint64_t *head) {
-    uint64_t now = WB_LOAD(head);
-    if (WB_WORD_OWNER(now) != number)
+    /* Who has the bias locks nothing, and nobody else writes before this is recovered. */
+    if (block->armed != 3 && WB_WORD_OWNER(WB_LOAD(head)) != number)
         return true;
     uint64_t at = WB_PEEK(&block->word_at);
     if (at % 8 || at > map->length - 8)
@@ -58,19 +60,24 @@ static bool committed(struct wb_map *map, const struct wb_block *block, uint32_t
     return WB_WORD_PLAIN(WB_LOAD((uint64_t *)(map->segment + at))) == block->word;
 }
 
-/* With the block's guard held: finish or undo what its dead owner was doing; unlock the bucket last. */
+/* A record of an operation by bias needs no mark that it is valid: its word is stored first, and names a slot that is
+ * linked nowhere until the commit. Before that, it is the record of the operation before: what that made of the block is
+ * what it is, so that doing it again changes nothing (transfers, which change blocks without one, take the word away).
+ *
+ * With the block's guard held: finish or undo what its dead owner was doing; unlock the bucket last. */
 static void recover(struct wb_map *map, struct wb_block *block, uint32_t number) {
     uint32_t bucket = WB_PEEK(&block->bucket);
     uint64_t *head = bucket && bucket - 1 <= map->mask ? wb_bucket(map, bucket - 1)->way : 0;
     if (block->armed == 2) {
         wb_block_apply(map, block);
-    } else if (block->armed && head && committed(map, block, number, head)) {
-        uint32_t retired = WB_PEEK(&block->retired);
+    } else if ((block->armed == 3 || (block->armed && head)) && committed(map, block, number, head)) {
+        uint32_t retired = WB_PEEK(&block->link_after);
         if (retired && retired < wb_slots(map))
             WB_PUT(&wb_slot(map, retired)->stamp, WB_LOAD(map->space->epoch));
         wb_block_apply(map, block);
     }
     WB_STORE(&block->armed, 0);
+    block->bias = 0;
     if (head) {
         uint64_t now = WB_LOAD(head);
         if (WB_WORD_OWNER(now) == number)
@@ -136,7 +143,7 @@ static bool move(struct wb_map *map, struct wb_block *mine, uint32_t number, uin
     uint32_t begin = at;
     for (; taken < slots && at && at < total; taken++) {
         last = at;
-        at = WB_PEEK(&wb_slot(map, at)->link);
+        at = wb_next_free(map, at);
     }
     if (taken < slots && !taken)
         slots = 0; /* a damaged queue */
@@ -152,8 +159,8 @@ static bool move(struct wb_map *map, struct wb_block *mine, uint32_t number, uin
     mine->source_head = taken ? at : source->queue.head;
     mine->source_count = source->queue.count - taken;
     mine->source_credits = source->queue.credits - credits;
-    mine->retired = 0;
     __atomic_fetch_add(&wb_header(map)->moves, 1, __ATOMIC_SEQ_CST);
+    WB_STORE(&mine->word, WB_NO_WORD);
     WB_STORE(&mine->armed, 2);
     wb_block_apply(map, mine);
     WB_STORE(&mine->armed, 0);
@@ -175,8 +182,8 @@ static bool steal(struct wb_run *run, struct wb_map *map, struct wb_block *mine,
         if (wb_owner_dead(map, number)) {
             recover(map, source, number);
         } else {
-            wb_barrier(run);
-            while (!(quiet = !WB_LOAD(&source->busy)) && WB_PEEK(&source->busy) != 2 &&
+            quiet = wb_barrier(run);
+            while (quiet && !(quiet = !WB_LOAD(&source->busy)) && WB_PEEK(&source->busy) != 2 &&
                    turn < SPINS + YIELDS + 8 && wb_wait(&turn))
                 if (wb_owner_dead(map, number)) {
                     recover(map, source, number);
@@ -195,39 +202,39 @@ static bool steal(struct wb_run *run, struct wb_map *map, struct wb_block *mine,
 
 static bool ripe(struct wb_map *map, const struct wb_block *mine) {
     uint32_t head = WB_PEEK(&mine->queue.head);
-    return mine->queue.count && head && head < wb_slots(map) && WB_PEEK(&wb_slot(map, head)->stamp) < mine->horizon;
+    return mine->since < mine->queue.count && head && head < wb_slots(map) && WB_PEEK(&wb_slot(map, head)->stamp) < mine->horizon;
 }
 
 /* Make the first slot of the queue free for use.
  *
- * A thread keeps up to three batches in quarantine. When none of them is free yet, what only its own running program
- * may still hold is used again: so one program can update any number of times, and a pointer to a value that it
- * replaced itself is good for at least three batches of updates. What other programs may hold is never used: the rest
- * of the reserve and of the unused entries comes next, then other threads' slots, then waiting, then -ENOMEM. */
+ * Free is what no program that runs may hold, this thread's own among them; one that was given no pointer into a hash
+ * map holds none. A thread keeps up to three batches in quarantine, less when it is alone, as finding out costs nothing
+ * then and few slots stay in the cache. When none is free yet, the rest of the reserve and of the unused entries comes
+ * next, then other threads' slots, then waiting for those who hold, then -ENOMEM. */
 int64_t wb_block_slots(struct wb_run *run, struct wb_map *map, struct wb_block *mine) {
     uint32_t batch = wb_hash_batch(map), some = batch < CHUNK ? batch : CHUNK;
-    if (mine->queue.count < 3 * batch && steal(run, map, mine, 0, some, 0) && ripe(map, mine))
+    bool alone = mine->queue.count >= some && mine->alone;
+    if (!alone && mine->queue.count < 3 * batch && steal(run, map, mine, 0, some, 0) && ripe(map, mine))
         return 0;
     for (uint32_t turn = 0;;) {
-        uint64_t others = wb_grace(run, true), own = WB_PEEK(&run->self->epoch);
-        mine->horizon = own && own - 1 < others ? own - 1 : others;
+        mine->horizon = wb_grace_of_holders(run, &alone);
+        mine->alone = alone;
+        if (!(WB_PEEK(&run->self->epoch) & WB_HOLDS) || mine->holding != WB_PEEK(&run->self->holdings))
+            mine->since = 0;
         if (ripe(map, mine))
             return 0;
-        if (mine->queue.count >= 3 * batch || turn > 2) {
-            mine->horizon = others;
-            if (ripe(map, mine))
-                return 0;
-        }
         if (steal(run, map, mine, 0, some, 0) && ripe(map, mine))
             return 0;
-        uint32_t highest = WB_LOAD(&wb_shared(map->space)->highest);
-        for (uint32_t i = 1; i <= highest && i < WB_PARTICIPANTS; i++)
-            if (WB_PEEK(&wb_block(map, i)->queue.count) && steal(run, map, mine, i, batch, 0) && ripe(map, mine))
-                return 0;
-        /* Some other program has been running all the while: not waited for longer than a few turns. */
-        if (turn < SPINS)
+        if (turn > 1) {
+            /* What another took out is judged by a grace period that began after it had. */
+            uint32_t highest = WB_LOAD(&wb_shared(map->space)->highest);
+            for (uint32_t i = 1; i <= highest && i < WB_PARTICIPANTS; i++)
+                if (WB_PEEK(&wb_block(map, i)->queue.count) && steal(run, map, mine, i, batch, 0))
+                    break;
+        }
+        if (turn > 2 && turn < SPINS)
             turn = SPINS;
-        if (turn >= SPINS + 16 || !wb_wait(&turn))
+        if (turn >= SPINS + YIELDS + NAPS || !wb_wait(&turn))
             return -ENOMEM;
     }
 }

@@ -79,12 +79,10 @@ int64_t wb_hash_format(struct wb_segment *segment) {
         return error;
     uint8_t *base = (uint8_t *)segment;
     struct wb_hash_header *header = (struct wb_hash_header *)(base + WB_SEGMENT_HEADER);
+    header->bias = WB_BIAS_NONE;
     header->seed = 0x2545f4914f6cdd1dull;
     if (!(segment->flags & 64u)) /* BPF_F_ZERO_SEED */
         wb_system_call(SYS_getrandom, (int64_t)&header->seed, 8, 1, 0, 0, 0);
-    for (uint32_t i = 1; i < layout.count; i++)
-        ((struct wb_slot *)(base + layout.slots + (uint64_t)i * layout.stride))->link =
-            i + 1 < layout.count ? i + 1 : 0;
     struct wb_block *store = (struct wb_block *)(base + layout.blocks);
     store->queue.head = 1;
     store->queue.tail = layout.count - 1;

@@ -23,6 +23,7 @@
 #define WB_HELPERS 512
 #define WB_PARTICIPANTS 4096 /* threads in one namespace at a time: an owner number has 12 bits; 0 is nobody */
 #define WB_LINE 64
+#define WB_HOLDS (1ull << 63) /* of an epoch: the running program may hold pointers into hash maps */
 
 struct wb_run;
 struct wb_map;
@@ -33,12 +34,14 @@ typedef uint64_t (*wb_entry)(void *ctx, struct wb_run *run);
 
 /* A thread that uses a namespace: one cache line in shared memory, owned for life. */
 struct wb_participant {
-    uint64_t epoch;     /* 0 outside programs, else the namespace's epoch when the running program began */
+    uint64_t epoch;     /* 0 outside programs, else the namespace's epoch when the running program began | WB_HOLDS */
     uint32_t lock;      /* futex word of a robust mutex: FUTEX_OWNER_DIED set = the thread is dead (space.c) */
     uint32_t pid, tid;  /* for people who look; liveness is `lock` */
     uint32_t cpu;       /* slot of per-CPU maps leased by this thread, + 1; 0 = none */
     uint32_t generation; /* counts the threads that had this number: (number, generation) is one thread for ever */
-    uint8_t rest[WB_LINE - 28];
+    uint8_t rest[28];    /* element of the thread's robust list */
+    uint32_t holdings;   /* counts the programs that were given a pointer into a hash map */
+    uint32_t unused;
 };
 
 /* First bytes of every map's segment. `data` of the type follows at `offset`. */

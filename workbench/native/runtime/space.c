@@ -11,6 +11,7 @@
 
 #define MEMBARRIER_GLOBAL_EXPEDITED 2
 #define MEMBARRIER_REGISTER_GLOBAL_EXPEDITED 4
+#define BARRIER_NAP 2000000 /* nanoseconds */
 #define LIST_LIMIT 2048
 #define TRIES 4096
 #define LAG (1u << 30)
@@ -85,7 +86,8 @@ static uint64_t *element(struct wb_participant *line, const struct robust_head *
 /* The element and the back pointer before it must lie in the line's `rest`. */
 static bool fits(const struct robust_head *head) {
     int64_t at = (int64_t)offsetof(struct wb_participant, lock) - head->word;
-    return at - 8 >= (int64_t)offsetof(struct wb_participant, rest) && at + 8 <= WB_LINE;
+    return at - 8 >= (int64_t)offsetof(struct wb_participant, rest) &&
+           at + 8 <= (int64_t)offsetof(struct wb_participant, holdings);
 }
 
 static void link_element(struct robust_head *head, uint64_t *mine) {
@@ -243,12 +245,18 @@ void wb_end_slow(struct wb_run *run) {
 
 /* --- grace periods ------------------------------------------------------------------------------------------------- */
 
-/* Every other thread's stores so far are seen by us, and ours by them. */
-void wb_barrier(struct wb_run *run) {
+/* Every other thread's stores so far are seen by us, and ours by them. False: a filter that was installed after joining
+ * denies the call; no processor keeps a store to itself for as long as we slept instead, but that is no promise. */
+bool wb_barrier(struct wb_run *run) {
     (void)run;
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    wb_system_call(SYS_membarrier, MEMBARRIER_GLOBAL_EXPEDITED, 0, 0, 0, 0, 0);
+    int64_t error = wb_system_call(SYS_membarrier, MEMBARRIER_GLOBAL_EXPEDITED, 0, 0, 0, 0, 0);
+    if (__builtin_expect(error, 0)) {
+        int64_t nap[2] = {0, BARRIER_NAP};
+        wb_system_call(SYS_nanosleep, (int64_t)nap, 0, 0, 0, 0, 0);
+    }
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    return !error;
 }
 
 /* What this thread unlinked while the epoch was s is held by no program any more when s is below the result.
@@ -257,21 +265,34 @@ void wb_barrier(struct wb_run *run) {
  * was unlinked at e - 1: the unlinking store may have waited in the store buffer while the epoch moved on, but not for
  * two steps, as a barrier lies between them. `but_mine`: the caller's own running program is not waited for.
  */
-uint64_t wb_grace(struct wb_run *run, bool but_mine) {
+static uint64_t grace(struct wb_run *run, bool but_mine, bool holders) {
     struct wb_space *space = run->space;
     struct wb_shared *shared = wb_shared(space);
     uint64_t epoch = WB_LOAD(space->epoch), lowest = UINT64_MAX;
-    wb_barrier(run);
     uint32_t highest = WB_LOAD(&shared->highest);
     for (uint32_t i = 1; i <= highest && i < WB_PARTICIPANTS; i++) {
         struct wb_participant *line = &space->participants[i];
         if (but_mine && line == run->self)
             continue;
-        uint64_t theirs = WB_LOAD(&line->epoch);
-        if (theirs && theirs < lowest && !wb_dead(space, i))
-            lowest = theirs;
+        uint64_t theirs = WB_LOAD(&line->epoch), began = theirs & ~WB_HOLDS;
+        if (began && began < lowest && (!holders || theirs & WB_HOLDS) && !wb_dead(space, i))
+            lowest = began;
     }
     if (lowest == UINT64_MAX || epoch - lowest < LAG)
         same64(space->epoch, epoch, epoch + 1);
     return lowest == UINT64_MAX ? epoch + 1 : lowest - 1;
+}
+
+uint64_t wb_grace(struct wb_run *run, bool but_mine) { return wb_barrier(run) ? grace(run, but_mine, false) : 0; }
+
+/* The same for what only programs that say so (wb_hold) can hold, the caller's not counted. Who is alone in the
+ * namespace needs no system call: a thread that joins meanwhile does so by an exchange, after our fence. */
+uint64_t wb_grace_of_holders(struct wb_run *run, bool *alone) {
+    struct wb_space *space = run->space;
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    uint32_t highest = WB_LOAD(&wb_shared(space)->highest);
+    *alone = true;
+    for (uint32_t i = 1; i <= highest && i < WB_PARTICIPANTS && *alone; i++)
+        *alone = i == run->owner || wb_dead(space, i);
+    return *alone || wb_barrier(run) ? grace(run, true, true) : 0;
 }

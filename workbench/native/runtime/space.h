@@ -37,7 +37,8 @@ int64_t wb_space_open(struct wb_space *space, void *memory, uint64_t length);
 int64_t wb_join(struct wb_run *run, struct wb_space *space);
 int64_t wb_leave(struct wb_run *run);
 uint64_t wb_grace(struct wb_run *run, bool but_mine);
-void wb_barrier(struct wb_run *run);
+uint64_t wb_grace_of_holders(struct wb_run *run, bool *alone);
+bool wb_barrier(struct wb_run *run);
 bool wb_begin_slow(struct wb_run *run);
 void wb_end_slow(struct wb_run *run);
 void wb_yield(void);
@@ -55,6 +56,19 @@ static inline bool wb_absent(const struct wb_space *space, uint64_t name) {
     uint32_t number = (uint32_t)name % WB_PARTICIPANTS;
     return wb_dead(space, number) ||
            WB_LOAD(&space->participants[number].generation) != (uint32_t)(name >> 32);
+}
+
+/* Before a program is given a pointer into a hash map: what is taken out from now on is kept until the program ends. */
+static inline void wb_hold(struct wb_run *run) {
+    struct wb_participant *self = run->self;
+    if (__builtin_expect(!self, 0))
+        return;
+    uint64_t epoch = WB_PEEK(&self->epoch);
+    if ((int64_t)epoch > 0) {
+        WB_PUT(&self->epoch, epoch | WB_HOLDS);
+        WB_PUT(&self->holdings, WB_PEEK(&self->holdings) + 1);
+    }
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
 /* Around every program: two plain stores. False = no slot for per-CPU maps is to be had, the program is missed. */

@@ -12,7 +12,16 @@ from typing import Final, NamedTuple
 
 from workbench.native.bitcode import FOLDER
 
-__all__ = ("HELPERS", "LOOKUPS", "Inlined", "available", "digest", "module")
+__all__ = (
+    "HELPERS",
+    "LARGEST_INLINE_VALUE",
+    "LOOKUPS",
+    "UPDATES",
+    "Inlined",
+    "available",
+    "digest",
+    "module",
+)
 
 
 class Inlined(NamedTuple):
@@ -47,6 +56,14 @@ LOOKUPS: Final = {
     for kind, name in _TYPES.items()
     for size in _KEY_SIZES
 }
+#: Updates by map type and size of the key: `int64_t f(run, map, key, value, flags, value_size)`.
+UPDATES: Final = {
+    (kind, size): Inlined(f"wb_inline_update_{size}", f"hash_{size}")
+    for kind in (1, 9)
+    for size in _KEY_SIZES
+}
+#: Bytes of the largest value that is copied in line: of a larger copy LLVM makes a call without vector registers.
+LARGEST_INLINE_VALUE: Final = 64
 
 
 @cache

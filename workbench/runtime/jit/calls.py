@@ -12,7 +12,7 @@ from workbench.runtime.isa import opcodes as op
 from workbench.runtime.jit.bitcode import HELPERS as HELPER_BITCODE
 from workbench.runtime.jit.body import INVARIANT, ZERO, Body
 from workbench.runtime.jit.layout import HELPERS, MAX_LOOPS
-from workbench.runtime.jit.lookup import lookup
+from workbench.runtime.jit.lookup import lookup, update
 from workbench.runtime.jit.shape import ADDRESS, loaded_shape
 from workbench.runtime.jit.unit import CALLBACK_HELPERS, LOOP, TAIL_CALL
 
@@ -39,7 +39,7 @@ def call(body: Body, one: Instruction, slot: int, arguments: int) -> None:
         _loop(body, body.state[2].function)
     else:
         as_address = loaded_shape(body.graph, slot, 0, body.unit.shapes) == ADDRESS
-        if not lookup(body, one.imm):
+        if not lookup(body, one.imm) and not update(body, one.imm):
             _helper(body, one.imm, arguments, as_address)
     for register in range(1, 6):
         body.state[register] = ZERO

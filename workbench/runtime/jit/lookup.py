@@ -1,20 +1,21 @@
-"""Lookups that become a few instructions because the map's shape is known when the program is compiled."""
+"""Lookups and updates that become a few instructions because the map's shape is known when the program is compiled."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from workbench.objects.linked import LinkedMap
-from workbench.runtime.jit.bitcode import LOOKUPS
+from workbench.runtime.jit.bitcode import LARGEST_INLINE_VALUE, LOOKUPS, UPDATES
 from workbench.runtime.jit.body import INVARIANT, Body
 from workbench.runtime.jit.layout import MAP
 
-__all__ = ("ARRAY", "INLINED", "PERCPU_ARRAY", "lookup", "stride")
+__all__ = ("ARRAY", "INLINED", "PERCPU_ARRAY", "lookup", "stride", "update")
 
 ARRAY: Final = 2  # BPF_MAP_TYPE_ARRAY
 PERCPU_ARRAY: Final = 6
 INLINED: Final = frozenset({ARRAY, PERCPU_ARRAY})
 _LOOKUP: Final = 1  # bpf_map_lookup_elem
+_UPDATE: Final = 2
 
 
 def stride(value_size: int) -> int:
@@ -57,6 +58,25 @@ def _bitcode_lookup(body: Body, shape: LinkedMap) -> bool:
         return False
     operands = f"ptr %run, ptr {body.address(1)}, ptr {body.address(2)}"
     body.set_address(0, body.new(f"call ptr @{function.name}({operands})"))
+    return True
+
+
+def update(body: Body, helper: int) -> bool:
+    """The usual update of a hash map in line, with the sizes known; False where the helper has to be called."""
+    index = body.state[1].map
+    if helper != _UPDATE or index < 0:
+        return False
+    shape = body.unit.maps[index]
+    function = UPDATES.get((shape.type, shape.key_size))
+    if (
+        not function
+        or shape.value_size > LARGEST_INLINE_VALUE
+        or not body.unit.inline(function, "declare i64 {}(ptr, ptr, ptr, ptr, i64, i32)")
+    ):
+        return False
+    pointers = ", ".join(f"ptr {body.address(register)}" for register in (1, 2, 3))
+    operands = f"ptr %run, {pointers}, i64 {body.number(4)}, i32 {shape.value_size}"
+    body.set_number(0, body.new(f"call i64 @{function.name}({operands})"))
     return True
 
 

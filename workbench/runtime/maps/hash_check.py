@@ -88,7 +88,7 @@ def problems(made: Map) -> list[str]:
                 found.append(f"queue of block {number} names slot {index}")
                 break
             queue.append(index)
-            index = links[index]
+            index = (index + 1 + links[index]) & 0xFFFFFFFF
         np.add.at(seen, queue, 1)
         if any(block[:4]):
             found.append(f"block {number} is in use: state {block[:2]}, guard {block[2:4]}")
