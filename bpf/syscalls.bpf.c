@@ -1,8 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
-/* System call latency histograms, counted in the kernel: no event leaves it. Buckets are log-linear, four per octave,
- * so a bucket is at most 25 % wide.
+/* System call latency histograms, counted where the calls are made: no event is sent. Buckets are log-linear, four per
+ * octave, so a bucket is at most 25 % wide.
  */
 #include "scope.h"
+
+/* True in user space: a signal handler's calls lie between entry and exit of the call that the signal interrupted. The
+ * kernel ends that call first.
+ */
+const volatile bool nested = false;
+
+struct pt_regs___calls {
+#if defined(__TARGET_ARCH_x86)
+	unsigned long orig_ax;
+#else
+	int syscallno;
+#endif
+} __attribute__((preserve_access_index));
 
 struct key {
 	__u32 pid;
@@ -31,7 +44,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH); /* threads that die inside a call (exit) leave theirs behind */
 	__uint(max_entries, 32768);
-	__type(key, __u32);
+	__type(key, __u64); /* thread; with `nested`, thread and number */
 	__type(value, struct entry);
 } entries SEC(".maps");
 
@@ -59,20 +72,21 @@ SEC("raw_tp/sys_enter")
 int syscall_enter(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct entry entry = { .nr = ctx->args[1] };
-	__u32 tid = bpf_get_current_pid_tgid();
+	__u64 thread = bpf_get_current_pid_tgid() << 32;
 
 	if (!in_scope())
 		return 0;
+	if (nested)
+		thread |= (__u32)entry.nr;
 	entry.time = bpf_ktime_get_ns();
-	bpf_map_update_elem(&entries, &tid, &entry, BPF_ANY);
+	bpf_map_update_elem(&entries, &thread, &entry, BPF_ANY);
 	return 0;
 }
 
 SEC("raw_tp/sys_exit")
 int syscall_exit(struct bpf_raw_tracepoint_args *ctx)
 {
-	__u64 id = bpf_get_current_pid_tgid(), took;
-	__u32 tid = id;
+	__u64 id = bpf_get_current_pid_tgid(), thread = id << 32, took;
 	struct entry *entry;
 	struct key key = {};
 	struct cell *cell, fresh = {};
@@ -80,14 +94,24 @@ int syscall_exit(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!in_scope())
 		return 0;
-	entry = bpf_map_lookup_elem(&entries, &tid);
+	if (nested) {
+		struct pt_regs___calls *registers = (void *)ctx->args[0];
+		__u32 number = 0;
+#if defined(__TARGET_ARCH_x86)
+		bpf_probe_read_kernel(&number, sizeof(number), &registers->orig_ax);
+#else
+		bpf_probe_read_kernel(&number, sizeof(number), &registers->syscallno);
+#endif
+		thread |= number;
+	}
+	entry = bpf_map_lookup_elem(&entries, &thread);
 	if (!entry)
 		return 0;
 	took = bpf_ktime_get_ns() - entry->time;
 	key.pid = id >> 32;
 	key.nr = entry->nr;
 	key.bucket = bucket_of(took);
-	bpf_map_delete_elem(&entries, &tid);
+	bpf_map_delete_elem(&entries, &thread);
 	__sync_fetch_and_add(&calls, 1);
 	cell = bpf_map_lookup_elem(&cells, &key);
 	if (!cell) {

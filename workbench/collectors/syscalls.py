@@ -11,7 +11,7 @@ import numpy as np
 from workbench.collectors import scope
 from workbench.collectors.base import Counters
 from workbench.collectors.session import Session
-from workbench.errors import MissingCapability, TargetGone
+from workbench.errors import MissingCapability, NotPermitted, TargetGone
 from workbench.frames.syscall_names import syscall_names
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class SyscallsCollector:
 
     def attach(self, target: Target, sink: Sink) -> None:
         self._sink = sink
-        session = Session(target, "syscalls", constants=scope.constants(target))
+        constants = scope.constants(target) | {"nested": target.backend == "userspace"}
+        session = Session(target, "syscalls", constants=constants)
         try:
             loaded = session.loaded
             scope.enter_scope(loaded, target)
@@ -87,7 +88,7 @@ class SyscallsCollector:
             return 0
         self._session.look()
         if self._refresh_at and time.monotonic() > self._refresh_at:
-            with contextlib.suppress(TargetGone, MissingCapability):
+            with contextlib.suppress(TargetGone, NotPermitted, MissingCapability):
                 self._session.loaded.refresh()  # type: ignore[attr-defined]
             self._refresh_at = time.monotonic() + _REFRESH
         before = self.counters.events

@@ -18,6 +18,7 @@ WB_EXPORT uint8_t wb_call_wanted[1 << 16] __attribute__((aligned(4096)));
 
 uint64_t wb_call_entered(struct wb_registers *image);
 void wb_call_left(struct wb_registers *image);
+void wb_call_parent(struct wb_registers *image);
 void wb_call_child(void);
 
 /* The kernel looks at the low half of rax (do_syscall_64). */
@@ -114,16 +115,6 @@ __attribute__((used)) uint64_t wb_call_entered(struct wb_registers *image) {
     return how;
 }
 
-/* A child that had this thread's memory and thread pointer (vfork) ran programs under its own numbers. */
-static void own_numbers(struct wb_task *task) {
-    struct wb_participant *self = task->run.self;
-    task->forking = 0;
-    if (self && self->tid != task->tid) {
-        self->pid = (uint32_t)wb_system_call(SYS_getpid, 0, 0, 0, 0, 0, 0);
-        self->tid = task->tid;
-    }
-}
-
 __attribute__((used)) void wb_call_left(struct wb_registers *image) {
     struct wb_call_chain *chain = WB_LOAD(&wb_calls.chain);
     if (__builtin_expect(!chain, 0))
@@ -131,8 +122,6 @@ __attribute__((used)) void wb_call_left(struct wb_registers *image) {
     struct wb_task *task = wb_task_of_this_thread();
     if (__builtin_expect(!task, 0))
         return;
-    if (__builtin_expect(task->forking, 0))
-        own_numbers(task);
     uint64_t number = number_of(image);
     for (uint32_t i = chain->entries; i < chain->entries + chain->exits; i++) {
         const struct wb_call_hook *hook = &chain->hooks[i];
@@ -144,6 +133,21 @@ __attribute__((used)) void wb_call_left(struct wb_registers *image) {
     if (__builtin_expect(number == SYS_set_robust_list && !image->ax && task->run.self && !task->run.busy, 0) &&
         !wb_leave(&task->run))
         WB_STORE(&task->era, 0);
+}
+
+/* In the caller of vfork, clone or clone3. A child that had its memory and thread pointer ran programs under its own
+ * numbers. */
+__attribute__((used)) void wb_call_parent(struct wb_registers *image) {
+    struct wb_task *task = WB_LOAD(&wb_calls.chain) ? wb_task_of_this_thread() : NULL;
+    if (task && task->forking) {
+        struct wb_participant *self = task->run.self;
+        task->forking = 0;
+        if (self && self->tid != task->tid) {
+            self->pid = (uint32_t)wb_system_call(SYS_getpid, 0, 0, 0, 0, 0, 0);
+            self->tid = task->tid;
+        }
+    }
+    wb_call_left(image);
 }
 
 /* In the child of vfork, clone or clone3. A new thread has a thread pointer, and so a task, of its own. */

@@ -80,7 +80,7 @@ __asm__(".text\n"
         "mov 8(%rcx), %rcx\n"
         "mov %rax, 88(%rsp)\n"
         "mov %r11, 128(%rsp)\n" REST
-        "call wb_call_left\n" BACK
+        "call wb_call_parent\n" BACK
         "mov 88(%rsp), %rax\n"
         "ret\n"
         ".size wb_call_leave, . - wb_call_leave\n"
