@@ -115,6 +115,7 @@ class Loaded:
     def add(self, program: Program) -> None:
         """Take in a program and leave a note of it for `workbench bpf progs`."""
         self.programs[program.name] = program
+        program.probe_maps = (*self.all_maps, *self._extra)
         linked = self.linked
         note = announce(self.space, linked.name, linked.license, program.linked, self.all_maps)
         self._notes.append(note)
@@ -130,10 +131,7 @@ class Loaded:
                 if one.type != _PROGRAM_ARRAY:
                     made[index] = by_name[name]
                 elif name in self.programs:
-                    program = self.programs[name]
-                    nested: Any = made
-                    nested.offer(program.number, program.code.address, program)
-                    made[index] = program.number
+                    made[index] = self.programs[name]
 
     def ring(self, name: str) -> Any:
         """A ring buffer map, ready for a reader of `workbench.kernel.ring`; the caller closes it."""
@@ -307,10 +305,17 @@ class Loaded:
         links += self._process(pid).system_calls.attach_many([request])
         return self._keep(Links(f"{program} on {point.name}", links))
 
-    def refresh(self) -> None:
-        """Attach to what the processes have new: libraries loaded since, programs replaced (exec)."""
+    def reaches(self, pid: int) -> bool:
+        """A process is entered, or has inherited the hooks of one that is and still runs the same program."""
+        processes = self._processes
+        return pid in processes or any(one.family.has(pid) for one in processes.values())
+
+    def not_hooked(self) -> dict[str, str]:
+        """System calls in the code of the entered processes that programs do not see, and why."""
+        found: dict[str, str] = {}
         for process in self._processes.values():
-            process.look()
+            found |= process.system_calls.refused
+        return found
 
     def _process(self, pid: int | None) -> Process:
         """The process that attachments go to, entered when this is the first."""

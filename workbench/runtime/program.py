@@ -37,6 +37,8 @@ class Program:
         Compiled for this process, in both tiers; made by the first `test_run`.
     probe : workbench.runtime.jit.Blob
         Compiled for probes: integer registers only, so that nothing else need be saved. Made by the first attachment.
+    probe_maps : tuple of Map
+        What a probed process has to have open for it.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Program:
         self.name, self.section = linked.name, linked.section
         self.linked, self.verdict = linked, verdict
         self._shapes, self._maps = shapes, maps
+        self.probe_maps: tuple[Map, ...] = tuple(maps)
         self.number = 0
 
     def __repr__(self) -> str:

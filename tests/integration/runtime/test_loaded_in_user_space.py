@@ -155,9 +155,7 @@ def results(obj: BpfObject, backend: str, target: subprocess.Popen[str]) -> dict
 
 
 @pytest.mark.needs("uprobe", "ring buffer")
-def test_kernel_and_user_space_see_the_same(
-    obj: BpfObject, target: subprocess.Popen[str]
-) -> None:
+def test_kernel_and_user_space_see_the_same(obj: BpfObject, target: subprocess.Popen[str]) -> None:
     kernel = results(obj, "kernel", target)
     assert kernel["total"] == 1000 and kernel["counts"] == [1000, 1010, 0, 100]
     assert results(obj, "userspace", target) == kernel
@@ -166,7 +164,9 @@ def test_kernel_and_user_space_see_the_same(
 def test_user_space(obj: BpfObject, target: subprocess.Popen[str]) -> None:
     found = results(obj, "userspace", target)
     assert found["size"] == [(1 << 64) - i % 10 if i % 10 else 0 for i in range(1000)]
-    assert found["cookie"] == {42} and found["lost"] == 0 and found["counts"] == [1000, 1010, 0, 100]
+    assert (
+        found["cookie"] == {42} and found["lost"] == 0 and found["counts"] == [1000, 1010, 0, 100]
+    )
     assert found["kinds"] == [5, 9, 7]
     assert found["who"] == {(target.pid, target.pid)}
 
@@ -341,3 +341,81 @@ def test_maps_of_maps_and_tail_calls(tmp_path: Path) -> None:
         results = [loaded.test_run("start", number.to_bytes(8, "little"))[0] for number in range(5)]
         assert results == [7, 100, 7, 100, 7]
         assert loaded.maps["first"][0] == 30 and loaded.maps["second"][0] == 20
+
+
+NESTED_PROBES = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+struct inner { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 2); __type(key, __u32); __type(value, __u64); };
+struct inner first SEC(".maps"), second SEC(".maps"), third SEC(".maps");
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 3);
+	__type(key, __u32);
+	__array(values, struct inner);
+} outer SEC(".maps") = { .values = { &first, &second } };
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);
+	__uint(max_entries, 4);
+	__type(key, __u32);
+	__array(values, struct inner);
+} hashed SEC(".maps");
+int one(void *ctx);
+int two(void *ctx);
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 4);
+	__uint(key_size, 4);
+	__array(values, int(void *));
+} jumps SEC(".maps") = { .values = { [1] = &one } };
+__u64 fell_through, ran[3];
+struct registers { __u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di; };
+static __always_inline void add(void *map)
+{
+	__u32 zero = 0;
+	__u64 *value = map ? bpf_map_lookup_elem(map, &zero) : 0;
+	if (value)
+		__sync_fetch_and_add(value, 1);
+}
+SEC("uprobe") int start(struct registers *ctx)
+{
+	__u32 which = -(int)ctx->di;
+	add(bpf_map_lookup_elem(&outer, &which));
+	add(bpf_map_lookup_elem(&hashed, &which));
+	bpf_tail_call(ctx, &jumps, which);
+	__sync_fetch_and_add(&fell_through, 1);
+	return 0;
+}
+SEC("uprobe") int one(void *ctx) { __sync_fetch_and_add(&ran[1], 1); return 0; }
+SEC("uprobe") int two(void *ctx) { __sync_fetch_and_add(&ran[2], 1); bpf_tail_call(ctx, &jumps, 1); return 0; }
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+def test_maps_of_maps_and_tail_calls_in_a_target(
+    tmp_path: Path, target: subprocess.Popen[str]
+) -> None:
+    path = tmp_path / "nested.bpf.c"
+    path.write_text(NESTED_PROBES)
+    with wb.compile(path).load("userspace") as loaded:
+        maps = loaded.maps
+
+        def state() -> list[int]:
+            """Counted in each inner map, in the order of the calls that ran."""
+            values = [int(maps[name][0]) for name in ("first", "second", "third")]
+            ran = loaded.globals["ran"]
+            return [*values, int(ran[1]), int(ran[2]), int(loaded.globals["fell_through"])]
+
+        loaded.attach("start", "libc:abs", pid=target.pid)
+        call(target, 10)  # of 0, -1, ... -9
+        assert state() == [1, 1, 0, 1, 0, 9]
+        # What is stored while the target is entered is seen there as well.
+        maps["outer"][2] = maps["third"]
+        maps["hashed"][7] = maps["second"]
+        maps["jumps"][2] = loaded.programs["two"]
+        call(target, 10)
+        assert state() == [2, 3, 1, 3, 1, 17]
+        maps["outer"][0] = maps["third"]
+        del maps["jumps"][1]
+        call(target, 10)
+        assert state() == [2, 5, 3, 3, 2, 26]

@@ -28,25 +28,6 @@ HELPER(loop) {
     return count;
 }
 
-/* The entry of the program to go on with, 0 = go on with the next instruction (no such program, or 33 tail calls were
- * made): callers jump to it with the same context and do not return. The run is the target's from then on. A program
- * array's `local` holds a struct wb_program * for each index. */
-HELPER(tail_call) {
-    (void)r1, (void)r4, (void)r5;
-    const struct wb_map *array = (const struct wb_map *)r2;
-    struct wb_program **programs = array->local;
-    uint32_t index = (uint32_t)r3;
-    if (run->tail_calls >= 33 || index >= array->max_entries || !programs)
-        return 0;
-    struct wb_program *target = WB_LOAD(&programs[index]);
-    if (!target)
-        return 0;
-    run->tail_calls++;
-    run->program = target;
-    run->maps = target->maps;
-    return (uint64_t)WB_LOAD(&target->entry);
-}
-
 HELPER(override_return) {
     UNUSED(r1, r3, r4);
     (void)r5;

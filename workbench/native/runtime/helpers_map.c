@@ -1,5 +1,6 @@
 /* Helpers on maps: thin, the work is the map type's. */
 #include "helpers.h"
+#include "nested.h"
 
 #define OPS(map) (((struct wb_map *)(map))->ops)
 #define POINTER(x) ((void *)(x))
@@ -62,4 +63,20 @@ HELPER(task_storage_delete) {
     UNUSED(r3, r4, r5);
     (void)r2;
     return wb_storage_delete ? (uint64_t)wb_storage_delete(run, POINTER(r1)) : ERROR(WB_EOPNOTSUPP);
+}
+
+/* The entry of the program to go on with, 0 = go on with the next instruction (no such program, or 33 tail calls were
+ * made): callers jump to it with the same context and do not return. The run is the target's from then on. */
+HELPER(tail_call) {
+    (void)r1, (void)r4, (void)r5;
+    struct wb_map *array = (struct wb_map *)r2;
+    if (run->tail_calls >= 33 || !array->local)
+        return 0;
+    struct wb_program *target = wb_program_at(run, array, (uint32_t)r3);
+    if (!target)
+        return 0;
+    run->tail_calls++;
+    run->program = target;
+    run->maps = target->maps;
+    return (uint64_t)WB_LOAD(&target->entry);
 }

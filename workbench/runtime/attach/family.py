@@ -90,6 +90,10 @@ class Family:
                 child.abandon()
         return kept
 
+    def has(self, pid: int) -> bool:
+        """That process runs with these hooks: it inherited them, or shares the memory they are in."""
+        return pid in self.children or self._has_mark(pid)
+
     def _has_mark(self, pid: int) -> bool:
         room = self._process.room
         try:
@@ -146,6 +150,7 @@ def inherit(parent: Process, pid: int) -> Process:
                 _take_place(child, place)
         child.links = [link for place in child.places for link in place.links]
         child.adopt_semaphores()
+        child.listening.update()
     except BaseException:
         child.abandon()
         raise

@@ -30,6 +30,7 @@ from workbench.runtime.attach.inside import inside, suspended_inside
 from workbench.runtime.attach.link import HookKind, Link, Program, Request
 from workbench.runtime.attach.memory import Memory, mappings
 from workbench.runtime.attach.modules import Modules
+from workbench.runtime.attach.nested import Listening
 from workbench.runtime.attach.places import Place, Places
 from workbench.runtime.attach.records import Record, collect_dead
 from workbench.runtime.attach.relocate import JUMP
@@ -115,6 +116,8 @@ class Process:
         self.family = Family(self)
         self.parent: Process | None = None
         self.counters = Counters(self)
+        self.listening = Listening(self.room, self._offered)
+        self.room.opened = self.listening.update
         self.held = False
         self._code: set[tuple[int, int]] | None = None
         self._closed = False
@@ -295,6 +298,13 @@ class Process:
         """They were raised in the parent's memory, and so in the child's."""
         self._semaphores.adopt(link.request.semaphore for link in self.links)
 
+    def _offered(self, outer: Map, number: int) -> None:
+        """A map of maps or program array that is open here got something."""
+        with self.lock, contextlib.suppress(TargetGone):
+            held = self.room.prepare(Modules(self.pid), [], [], self._entered, [(outer, number)])
+            if held is not None:
+                self.stopped.append(held)
+
     # Programs that no place runs ---------------------------------------------------------------------------------
 
     def enter(self) -> LoadedAgent:
@@ -399,6 +409,7 @@ class Process:
         """Another program runs: what we had is gone with the old one."""
         self.leave_family()
         self.memory.reopen()
+        self.listening.close()
         self.room.clear()
         self.places.clear()
         self._semaphores.clear()
@@ -593,6 +604,7 @@ class Process:
 
     def _end(self) -> None:
         self._closed = True
+        self.listening.close()
         self.leave_family()
         if self._record:
             self._record.keep()

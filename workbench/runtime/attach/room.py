@@ -18,6 +18,7 @@ from workbench.runtime.attach.arena import Arena, map_arena
 from workbench.runtime.attach.link import Link, Request
 from workbench.runtime.attach.memory import Memory
 from workbench.runtime.attach.modules import Modules
+from workbench.runtime.attach.nested import closure, offer, programs_of
 from workbench.runtime.attach.places import Place
 from workbench.runtime.attach.relocate import JUMP, Unjumpable
 from workbench.runtime.attach.remote import Calls
@@ -48,6 +49,8 @@ class Room:
 
     Attributes
     ----------
+    opened : callable or None
+        Called when maps have been opened.
     agent : LoadedAgent or None
         None before the first attachment.
     mark : bytes
@@ -64,6 +67,7 @@ class Room:
         self.free_numbers: list[int] = []
         self._pending: list[tuple[int, bytes]] = []
         self.mark = secrets.token_bytes(16)
+        self.opened: Callable[[], None] | None = None
 
     def clear(self) -> None:
         """The process runs another program: nothing of ours is there."""
@@ -82,6 +86,7 @@ class Room:
         places: list[Place],
         requests: list[Request],
         entered: Callable[[LoadedAgent], None],
+        offers: Sequence[tuple[Map, int]] = (),
     ) -> float | None:
         """Map what the requests need; how long the process was held for it (None: not at all).
 
@@ -93,14 +98,20 @@ class Room:
         requests : list of Request
         entered : callable
             Told of the agent when it was loaded just now.
+        offers : sequence of (Map, int)
+            Numbers that maps of maps and program arrays, open already, have got since.
         """
         new = {self._key(r): r for r in requests if self._key(r) not in self.programs}
-        maps = {id(m): m for r in new.values() for m in r.maps if id(m) not in self.maps}
+        outers = [one for one, _ in offers]
+        reached = closure([*(m for r in new.values() for m in r.maps), *outers])
+        maps = {id(m): m for m in reached if id(m) not in self.maps}
+        called = programs_of([*maps.values(), *outers])
+        new |= {self._key(r): r for r in called if self._key(r) not in self.programs}
         code = sum(len(r.program.code) + 64 for r in new.values())
         data = _DATA_PER_LINK * (len(requests) + len(places) + 1) + MAP_SIZE * len(maps)
         data += sum(8 * len(r.maps) + 256 for r in new.values())
         needs = self._needs(modules, places, code, data)
-        if self.agent and not needs and not maps:
+        if self.agent and not (needs or maps or offers):
             return None
         stub = self.agent.stub if self.agent else 0
         with Stop(self.memory.pid) as stop, Calls(stop, self.memory, stub) as calls:
@@ -117,6 +128,12 @@ class Room:
                 at = self._arena_with(0, MAP_SIZE).take_data(MAP_SIZE)
                 open_map(calls, self.memory, self.agent, one, at)
                 self.maps[id(one)] = at, one
+            for one in maps.values():
+                offer(self, calls, one)
+            for one, number in offers:
+                offer(self, calls, one, number)
+        if maps and self.opened is not None:
+            self.opened()
         return stop.seconds
 
     def _reachable(self, low: int, high: int, code: int, data: int) -> bool:
@@ -201,7 +218,8 @@ class Room:
     def _key(request: Request) -> tuple[int, ...]:
         return id(request.program), *map(id, request.maps)
 
-    def _program(self, request: Request) -> int:
+    def program(self, request: Request, number: int = 0) -> int:
+        """Address of the struct wb_program of a request; `number`: its id where a program array names it."""
         key = self._key(request)
         if key in self.programs:
             return self.programs[key][0]
@@ -214,7 +232,7 @@ class Room:
         self.write(maps, struct.pack(f"<{len(addresses)}Q", *addresses))
         record = arena.take_data(layout.PROGRAM.size)
         entry = at + request.program.entry
-        self.write(record, layout.PROGRAM.pack(entry, maps, 0, 0, _BUDGET))
+        self.write(record, layout.PROGRAM.pack(entry, maps, 0, number, _BUDGET))
         self.programs[key] = record, request
         return record
 
@@ -233,7 +251,7 @@ class Room:
         kind = _KINDS[request.kind]
         self.write(
             record,
-            layout.LINK.pack(self._program(request), request.cookie, address, kind, number, 0, 0),
+            layout.LINK.pack(self.program(request), request.cookie, address, kind, number, 0, 0),
         )
         return Link(process, request, number, name, address, record)
 

@@ -13,6 +13,8 @@ from workbench.runtime.maps.core import map_error
 from workbench.runtime.maps.map import FACES, Map
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from workbench.objects.linked import LinkedMap
 
 __all__ = ("MapOfMaps", "ProgramArray")
@@ -36,13 +38,20 @@ class _Ids(Map):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._objects: dict[int, Any] = {}  # what was offered must live as long as programs may find it
+        self.offered: dict[
+            int, Any
+        ] = {}  # what was offered must live as long as programs may find it
+        self.listeners: list[
+            Callable[[int], None]
+        ] = []  # told of each number before it can be seen
 
     def offer(self, number: int, address: int, owner: Any = None) -> None:
         """Tell this process what it has under an id: the address of a `struct wb_map` or `struct wb_program`."""
-        self._objects[number] = owner
+        self.offered[number] = owner
         if error := _library().wb_nested_offer(self.handle, number, address):
             raise map_error(f"map {self.name!r}", error)
+        for listener in list(self.listeners):
+            listener(number)
 
     def ids(self) -> dict[Any, int]:
         """Key -> id, of the slots that are set by any process."""
@@ -74,12 +83,19 @@ class _Ids(Map):
 
 
 class ProgramArray(_Ids):
-    """A program array, for tail calls. Keys are indexes, values ids of programs that this process offered."""
+    """A program array, for tail calls. Keys are indexes, values ids of programs that this process offered.
+
+    A loaded program (`workbench.runtime.program.Program`) may be stored as it is.
+    """
 
     def __getitem__(self, key: Any) -> int:
         return int.from_bytes(self._id(key), "little")
 
-    def __setitem__(self, key: Any, value: int) -> None:
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if hasattr(value, "probe_maps"):
+            if value.number not in self.offered:
+                self.offer(value.number, value.code.address, value)
+            value = value.number
         self._set(key, value)
 
     def refresh(self) -> int:
@@ -123,8 +139,8 @@ class MapOfMaps(_Ids):
         return inner
 
     def _open(self, number: int) -> Map | None:
-        if isinstance(self._objects.get(number), Map):
-            found: Map = self._objects[number]
+        if isinstance(self.offered.get(number), Map):
+            found: Map = self.offered[number]
             return found
         for name in self.space.names():
             with contextlib.suppress(KeyError, OSError):

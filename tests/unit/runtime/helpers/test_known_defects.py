@@ -107,9 +107,16 @@ def test_a_tail_call_gives_the_loaded_code_and_counts() -> None:
     from workbench.runtime.helpers.native import CProgram, CRun
     from workbench.runtime.maps.core import CMap
 
-    target = CProgram(entry=0x1234560, maps=0x77, budget=1)
-    programs = (ctypes.c_uint64 * 3)(0, ctypes.addressof(target), 0)
-    array = CMap(type=3, max_entries=3, local=ctypes.addressof(programs))
+    target = CProgram(entry=0x1234560, maps=0x77, budget=1, id=5)
+    # `local` lies behind what was offered: a table, and its lock.
+    programs = (ctypes.c_uint64 * 5)(0, 0, 0, ctypes.addressof(target), 0)
+    numbers = (ctypes.c_uint32 * 3)(0, 5, 0)
+    array = CMap(
+        type=3,
+        max_entries=3,
+        local=ctypes.addressof(programs) + 16,
+        values=ctypes.addressof(numbers),
+    )
     run = StandaloneRun()
     for done in range(33):
         assert run.call("tail_call", 0, ctypes.addressof(array), 1) == 0x1234560
