@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,8 @@ import numpy as np
 from workbench.collectors import scope
 from workbench.collectors.base import Counters
 from workbench.collectors.session import Session
-from workbench.errors import MissingCapability, NotPermitted, TargetGone
+from workbench.collectors.target import descendants
+from workbench.errors import WorkbenchError
 from workbench.frames.syscall_names import syscall_names
 
 if TYPE_CHECKING:
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ("SyscallsCollector", "bucket_bounds")
 
-_REFRESH = 0.25
-"""Seconds between looks for libraries that were loaded, or a program that was replaced, since (user space)."""
+_LOOK_SECONDS = 0.25
+_AT_A_TIME = 8
+_HOOKS = (("syscall_exit", "sys_exit"), ("syscall_enter", "sys_enter"))
 
 
 def bucket_bounds(buckets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -38,8 +39,8 @@ class SyscallsCollector:
     """Counts system calls by latency; nothing is sent per call, so it suits busy targets and long times.
 
     Calls that were entered before the recording began, or have not returned when it ends, are not counted. In user
-    space a call that the kernel restarts after a signal is one call, not two, and a child is seen until it replaces
-    its program.
+    space a call that the kernel restarts after a signal is one call, not two, and a child that replaces its program is
+    entered again a moment later: what it does until then is not counted.
     """
 
     SUMMARY = "system call latency histograms, counted where the calls are made (frame syscalls)"
@@ -51,7 +52,10 @@ class SyscallsCollector:
     def __init__(self) -> None:
         self.counters = Counters()
         self._session: Session | None = None
-        self._refresh_at = 0.0
+        self._look_at = 0.0
+        self._tried: set[int] = set()
+        self.entered: set[int] = set()  # user space: processes with hooks of their own
+        self._notes: dict[str, Any] = {"not_hooked": {}, "not_entered": []}
 
     @classmethod
     def from_spec(cls, spec: Spec) -> SyscallsCollector:
@@ -65,17 +69,44 @@ class SyscallsCollector:
         try:
             loaded = session.loaded
             scope.enter_scope(loaded, target)
-            places: list[dict[str, int]] = [{}]
             if target.backend == "userspace":
-                places = [{"pid": pid} for pid in sorted(target.pids)]
-                self._refresh_at = time.monotonic() + _REFRESH
-            for place in places:
-                loaded.attach_raw_tracepoint("syscall_exit", "sys_exit", **place)
-                loaded.attach_raw_tracepoint("syscall_enter", "sys_enter", **place)
+                for pid in sorted(target.pids):
+                    self._enter(loaded, pid)
+            else:
+                for program, point in _HOOKS:
+                    loaded.attach_raw_tracepoint(program, point)
         except BaseException:
             session.close()
             raise
-        self._session = session
+        self._session, self._target = session, target
+
+    def _enter(self, loaded: Any, pid: int) -> None:
+        """Hook one process (user space)."""
+        for program, point in _HOOKS:
+            loaded.attach_raw_tracepoint(program, point, pid=pid)
+        self.entered.add(pid)
+        self._notes["not_hooked"] = loaded.not_hooked()
+
+    def _look_for_children(self, loaded: Any) -> None:
+        """Enter children that run a program of their own (user space); the others have their parent's hooks."""
+        now = time.monotonic()
+        target = self._target
+        if target.backend != "userspace" or not target.follow or now < self._look_at:
+            return
+        new = (target.pids | descendants(target.pids)) - self._tried - self.entered
+        for pid in sorted(new)[:_AT_A_TIME]:
+            try:
+                if not loaded.reaches(pid):
+                    self._tried.add(pid)
+                    self._enter(loaded, pid)
+            except WorkbenchError as error:
+                self._notes["not_entered"].append(f"process {pid}: {error.message}")
+        self._look_at = now + _LOOK_SECONDS
+
+    def notes(self) -> dict[str, Any]:
+        """What programs do not see, for the manifest."""
+        left_out = {name: found for name, found in self._notes.items() if found}
+        return {"syscalls": left_out} if left_out else {}
 
     def attach_process(self, pid: int) -> None:
         """The fork hook has put it in scope already; in user space it has its parent's hooks."""
@@ -87,10 +118,7 @@ class SyscallsCollector:
         if self._session is None:
             return 0
         self._session.look()
-        if self._refresh_at and time.monotonic() > self._refresh_at:
-            with contextlib.suppress(TargetGone, NotPermitted, MissingCapability):
-                self._session.loaded.refresh()  # type: ignore[attr-defined]
-            self._refresh_at = time.monotonic() + _REFRESH
+        self._look_for_children(self._session.loaded)
         before = self.counters.events
         self.counters.events = self._session.counter("calls")
         self.counters.lost = self._session.counter("lost_map_full")

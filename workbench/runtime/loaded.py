@@ -305,6 +305,11 @@ class Loaded:
         links += self._process(pid).system_calls.attach_many([request])
         return self._keep(Links(f"{program} on {point.name}", links))
 
+    def refresh(self) -> None:
+        """Attach to what the processes have new: libraries loaded since, programs replaced (exec), at once."""
+        for process in self._processes.values():
+            process.look()
+
     def reaches(self, pid: int) -> bool:
         """A process is entered, or has inherited the hooks of one that is and still runs the same program."""
         processes = self._processes

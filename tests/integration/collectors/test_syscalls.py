@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from known_program import go, known, record, waiting
 
 from workbench.collectors.recorder import Recorder
-from workbench.collectors.syscalls import bucket_bounds
+from workbench.collectors.syscalls import SyscallsCollector, bucket_bounds
 
 needs_tracepoints = pytest.mark.needs("raw tracepoint", "ptrace")
 PROGRAM = Path(__file__).parents[3] / "bpf" / "syscalls.bpf.c"
@@ -133,6 +134,41 @@ def test_forks_in_user_space(tmp_path: Path, follow: bool) -> None:
     mine = rows[rows["syscall"] == "getppid"].groupby("pid")["count"].sum()
     assert sorted(mine) == ([200, 500, 500, 500] if follow else [200])
     assert recording.manifest.pid in set(rows["pid"])
+
+
+@pytest.mark.needs("ptrace")
+def test_a_child_that_runs_another_program_is_entered(tmp_path: Path) -> None:
+    source = tmp_path / "later.c"
+    source.write_text(
+        "#include <sys/syscall.h>\n#include <unistd.h>\n"
+        "int main(void) { char c; while (read(0, &c, 1) > 0) for (int k = 0; k < 300; k++) syscall(SYS_getppid);"
+        " return 0; }"
+    )
+    program = tmp_path / "later"
+    subprocess.run(["gcc", "-O1", "-o", program, source], check=True)
+    with subprocess.Popen(
+        ["/bin/sh", "-c", f"read line; {program}; true"], stdin=subprocess.PIPE, text=True
+    ) as shell:
+        assert shell.stdin
+        recorder = Recorder(
+            ["syscalls"], output=tmp_path / "r", pid=shell.pid, backend="userspace"
+        ).start()
+        collector = recorder.collectors[0]
+        assert isinstance(collector, SyscallsCollector)
+        assert collector.entered == {shell.pid}
+        shell.stdin.write("go\n")
+        shell.stdin.flush()
+        end = time.monotonic() + 60
+        while len(collector.entered) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        shell.stdin.write("xx")
+        shell.stdin.close()
+        shell.wait(60)
+        counted = recorder.result().syscalls
+    mine = counted[counted["syscall"] == "getppid"]
+    mine = mine[mine["comm"] == "later"]
+    assert int(mine["count"].sum()) == 600
+    assert set(mine["pid"]) == collector.entered - {shell.pid}
 
 
 @pytest.fixture(scope="module")
