@@ -55,6 +55,16 @@ def test_a_program_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert calls[os.getpid()] >= 3, "open, read and close of its own source"
 
 
+@pytest.mark.needs("clang", "userspace JIT", "userspace maps", "userspace probe")
+def test_a_program_without_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_example("Run it without root", tmp_path, monkeypatch)
+    shown = capsys.readouterr().out
+    assert "{4: 1, 6: 1} 2" in shown or "{6: 1, 4: 1} 2" in shown
+    assert "or null" in shown
+
+
 def test_links_between_the_pages_resolve() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "datasets").glob("*.md")]
     for page in pages:
