@@ -113,6 +113,51 @@ def test_user_space_counts_what_the_kernel_counts(tmp_path: Path, what: str) -> 
     assert set(ours) >= {"getppid"} if what == "calls" else ours
 
 
+HANDLERS_AND_CHILDREN = r"""
+#include <pthread.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static void handler(int n) { (void)n; syscall(SYS_getuid); }
+static void *thread(void *unused) { syscall(SYS_getppid); return unused; }
+int main(void) {
+    signal(SIGUSR1, handler);
+    for (int i = 0; i < 50; i++) kill(getpid(), SIGUSR1);
+    for (int i = 0; i < 20; i++) {
+        pid_t pid = vfork();
+        if (!pid) { syscall(SYS_getppid); _exit(0); }
+        while (waitpid(pid, 0, 0) < 0) {}
+    }
+    for (int i = 0; i < 10; i++) {
+        pthread_t t;
+        pthread_create(&t, 0, thread, 0);
+        pthread_join(t, 0);
+    }
+    return 0;
+}
+"""
+
+
+@pytest.mark.needs("ptrace")
+def test_handlers_and_vfork_children_in_user_space(tmp_path: Path) -> None:
+    """A handler's calls lie inside the interrupted one; a vfork child's calls are its own, not its parent's."""
+    (tmp_path / "both.c").write_text(HANDLERS_AND_CHILDREN)
+    program = tmp_path / "both"
+    subprocess.run(["gcc", "-O1", "-o", program, tmp_path / "both.c", "-lpthread"], check=True)
+    recording = Recorder(
+        ["syscalls"], output=tmp_path / "r", command=[str(program)], backend="userspace"
+    ).run()
+    rows = recording.syscalls
+    total = rows.groupby("syscall", observed=True)["count"].sum()
+    expected = {"kill": 50, "getuid": 50, "vfork": 20, "wait4": 20, "getppid": 30, "set_robust_list": 10}
+    assert {name: int(total[name]) for name in expected} == expected
+    own = rows[rows["pid"] == recording.manifest.pid].groupby("syscall", observed=True)["count"].sum()
+    assert (int(own["vfork"]), int(own["wait4"]), int(own["getppid"])) == (20, 20, 10)
+    children = rows[(rows["syscall"] == "getppid") & (rows["pid"] != recording.manifest.pid)]
+    assert children["pid"].nunique() == int(children["count"].sum()) == 20
+
+
 @pytest.mark.needs("ptrace")
 @pytest.mark.parametrize("follow", [True, False])
 def test_forks_in_user_space(tmp_path: Path, follow: bool) -> None:

@@ -103,7 +103,7 @@ def _find(
         far = _far_targets(base, code)
         functions: dict[tuple[int, int, str], list[int]] = {}
         for at, function in zip(candidates.tolist(), _functions(symbols, candidates), strict=True):
-            if function is None:
+            if function is None or function[0] < base:
                 refused.append(Refusal(at, "", "no function is known to hold it"))
             else:
                 functions.setdefault(function, []).append(at)
