@@ -97,6 +97,81 @@ def test_threads_that_sleep_in_calls_survive_cycles(program: Path) -> None:
         goes_on(target)
 
 
+IN_A_HANDLER = r"""
+#define _GNU_SOURCE
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+volatile uint64_t words[64], inside, released, interrupted, restarted, bad;
+static int ends[2];
+static void handler(int n) { (void)n; inside++; while (released < inside) {} }
+/* A branch leads to the instruction, so the patch begins there and a thread that sleeps in it is inside. */
+static long call(long number, long a, long b, long c) {
+    register long result __asm__("rax") = number;
+    __asm__ volatile("jmp 1f\n1: syscall\n cmp $0, %0\n"
+                     : "+r"(result) : "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory", "cc");
+    return result;
+}
+static void *pausing(void *unused) {
+    for (;;) { if (call(SYS_pause, 0, 0, 0) == -EINTR) interrupted++; else bad++; }
+    return unused;
+}
+static void *reading(void *unused) {
+    for (char c;;) { if (call(SYS_read, ends[0], (long)&c, 1) == 1 && c == 'x') restarted++; else bad++; }
+    return unused;
+}
+static void wait_for(volatile uint64_t *what, uint64_t value) { while (*what < value) usleep(100); }
+int main(void) {
+    pthread_t a, b;
+    char what[16];
+    uint64_t turn = 0;
+    if (pipe(ends)) return 1;
+    sigaction(SIGUSR1, &(struct sigaction){.sa_handler = handler}, NULL);
+    sigaction(SIGUSR2, &(struct sigaction){.sa_handler = handler, .sa_flags = SA_RESTART}, NULL);
+    pthread_create(&a, NULL, pausing, NULL);
+    pthread_create(&b, NULL, reading, NULL);
+    printf("%p\n", (void *)words); fflush(stdout);
+    while (scanf("%15s", what) == 1) {
+        if (!strcmp(what, "enter")) {  /* both threads are in a handler that interrupted their call */
+            usleep(1000);
+            pthread_kill(a, SIGUSR1); wait_for(&inside, 2 * turn + 1);
+            pthread_kill(b, SIGUSR2); wait_for(&inside, 2 * turn + 2);
+        } else {
+            released += 2; turn++;
+            wait_for(&interrupted, turn);
+            if (write(ends[1], "x", 1) != 1) bad++;
+            wait_for(&restarted, turn);
+        }
+        printf("%lu %lu %lu\n", bad, interrupted, restarted); fflush(stdout);
+    }
+}
+"""
+
+
+@pytest.mark.parametrize("when", ["attach", "detach", "both"])
+def test_interrupted_calls_whose_handler_is_running(tmp_path: Path, when: str) -> None:
+    """What a signal handler will return to is inside the replaced bytes: it is moved as well."""
+    with running([build(tmp_path, "handler", IN_A_HANDLER)]) as target:
+        words = int(target.read()[0], 16)
+        with Process(target.pid) as process:
+            links: list[object] = []
+            for turn in range(1, 16):
+                if when == "detach":
+                    links = both(process, words)
+                target.ask("enter")
+                if when != "detach":
+                    links = both(process, words)
+                if when != "attach":
+                    process.system_calls.detach(links)  # type: ignore[arg-type]
+                assert target.ask("leave") == ["0", str(turn), str(turn)]
+                process.system_calls.detach(links)  # type: ignore[arg-type]
+
+
 def goes_on(target: Running) -> None:
     """Every thread makes progress and none saw a wrong result."""
     begin = target.ask("state 0")
