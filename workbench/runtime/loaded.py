@@ -17,6 +17,7 @@ from workbench.errors import BadSpec, MissingCapability, WorkbenchError
 from workbench.runtime.helpers.streams import needed_rings
 from workbench.runtime.inventory import announce, withdraw
 from workbench.runtime.isa import decode
+from workbench.runtime.link_notes import announce_link
 from workbench.runtime.maps import current_run
 from workbench.runtime.program import Links, Program
 from workbench.runtime.sharing import enter_process, enter_space, leave_process, leave_space
@@ -225,7 +226,7 @@ class Loaded:
         if refused is not None:
             numbers = {id(request): number for number, request in enumerate(requests)}
             refused.update((numbers[id(request)], error.message) for request, error in failed)
-        return self._keep(Links(f"{program} on {count} places of {path}", holder, process))
+        return self._noted(program, Links(f"{program} on {count} places of {path}", holder, process))
 
     def attach_later(
         self,
@@ -247,7 +248,7 @@ class Loaded:
         request = Request(one.probe, site, kind, cookie, maps, holder=holder)
         with process.lock:
             holder += process.attach_many([request], wait=True)
-        return self._keep(Links(f"{program} on {site}", holder, process))
+        return self._noted(program, Links(f"{program} on {site}", holder, process))
 
     def attach_sampling(self, program: str, hertz: int, *, pid: int | None = None) -> Sampling:
         """Run a program of section perf_event at intervals of the CPU time of each thread of a process.
@@ -303,7 +304,7 @@ class Loaded:
         links: list[Link] = []
         request = call_request(point, self.programs[program], maps, cookie, links)
         links += self._process(pid).system_calls.attach_many([request])
-        return self._keep(Links(f"{program} on {point.name}", links))
+        return self._noted(program, Links(f"{program} on {point.name}", links))
 
     def refresh(self) -> None:
         """Attach to what the processes have new: libraries loaded since, programs replaced (exec), at once."""
@@ -332,6 +333,11 @@ class Loaded:
         if pid not in self._processes:
             self._processes[pid] = enter_process(pid, self.space)
         return self._processes[pid]
+
+    def _noted(self, program: str, link: Links) -> Links:
+        """Leave a note of it for `workbench bpf links`."""
+        link.note = announce_link(self.space, self.programs[program].number, program, link.links)
+        return self._keep(link)
 
     def _keep(self, link: _Link) -> _Link:
         self._links = [old for old in self._links if old.attached]

@@ -9,6 +9,7 @@ from workbench.errors import BadSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from workbench.objects.linked import LinkedMap, LinkedProgram
     from workbench.runtime.attach import HookKind, Link, Process
@@ -116,6 +117,7 @@ class Links:
     def __init__(self, description: str, links: list[Link], process: Process | None = None) -> None:
         self.description, self.links = description, links
         self._process = process
+        self.note: Path | None = None
 
     def __repr__(self) -> str:
         return f"<Links {self.description}{'' if self.attached else ' (detached)'}>"
@@ -145,6 +147,8 @@ class Links:
         if self._process is not None:
             self._process.cancel(self.links)
         links, self.links = self.links, []
+        if self.note is not None:
+            self.note.unlink(missing_ok=True)
         if links:
             (links[0].owner or links[0].process).detach(links)
 

@@ -341,6 +341,27 @@ def test_dump_is_what_bpftool_prints(bpf: Output, folder: Path) -> None:
             assert entries(ours.maps[name]) == json.loads(dumped)
 
 
+@pytest.mark.needs("userspace probe")
+def test_links(bpf: Output, folder: Path, namespaces: Path, target: subprocess.Popen[str]) -> None:
+    assert bpf.json("links") == [] and "no links" in bpf.of("links")
+    with start(HOLDER, folder / "many.bpf.c", target.pid) as process:
+        namespace = read(process)
+        assert ask(target, "7") == "7"
+        (row,) = bpf.json("links", namespace)
+        assert row.keys() >= {"id", "type", "prog_id", "pids", "func_cnt", "funcs"}, "bpftool-link(8)"
+        assert (row["type"], row["program"], row["target"], row["hits"]) == ("uprobe", "traced", target.pid, 7)
+        assert row["func_cnt"] == 1 and "abs" in row["funcs"][0]["name"]
+        assert [one["pid"] for one in row["pids"]] == [process.pid]
+        (program,) = [one for one in bpf.json("progs", namespace) if one["id"] == row["prog_id"]]
+        assert program["name"] == "traced"
+        ask(target, "3")
+        assert bpf.json("links")[0]["hits"] == 10
+        text = bpf.of("links").splitlines()
+        assert text[0].split()[:3] == ["namespace", "id", "type"] and f"({target.pid})" in text[1]
+        process.communicate("")
+    assert bpf.json("links") == []
+
+
 # bad input ------------------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,8 @@ from workbench.host import doctor, tries
 
 ROWS = ("executable memory", "userspace JIT", "userspace maps", "userspace probe")
 
+FAULT = r"[A-Z]\w+(Error|Exception|Failed): |no answer|trying it killed|the process that tried"
+
 MEMORY_DENY_WRITE_EXECUTE = """
 import ctypes, json, mmap
 from workbench.host import trial, try_runtime
@@ -41,7 +43,7 @@ def test_every_row_works_where_its_packages_are(
     monkeypatch.setenv("WORKBENCH_NAMESPACES", str(tmp_path / "namespaces"))
     found = doctor((*ROWS, "ptrace"))
     for row in found:
-        assert not re.match(r"[A-Z]\w+(Error|Exception|Failed): |no answer|trying it killed|the process that tried", row.reason), row
+        assert not re.match(FAULT, row.reason), row
     refused = {row.name for row in found if not row.ok and "not installed" not in row.reason}
     if found["ptrace"].ok and platform.machine() == "x86_64":
         assert not refused & {"userspace JIT", "userspace maps", "userspace probe"}, found

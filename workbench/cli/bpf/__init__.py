@@ -16,6 +16,7 @@ SUBVERBS = {
     "run": "run one program on given input in user space or in the kernel",
     "disasm": "instructions of an object's programs, with map and function names and C lines",
     "progs": "programs that this user's processes have loaded in user space",
+    "links": "which of them are attached to which process, where, and how often they ran",
     "maps": "maps of this user's namespaces",
     "dump": "entries of a map that some process shares",
     "gc": "take out what dead workbenches left: hooks in processes, shared memory",
