@@ -11,10 +11,10 @@
 typedef void *(*run_new)(void *space, int64_t *error);
 typedef int64_t (*operation)(void *run, void *map, const void *a, const void *b, uint64_t flags);
 
-/* A child that does the operation `warm` times, and once more up to its instruction number `steps`, and is killed.
+/* A child that does the operation `warm` times (on `warm_a` and `warm_b` where these are given), and once more up to its instruction number `steps`, and is killed.
  * Returns 1 when the operation was over before that, 0 when not, -1 when something else happened. */
 int killed_at_step(run_new join, void *space, operation work, void *map, const void *a, const void *b, uint64_t flags,
-                   long warm, long steps)
+                   const void *warm_a, const void *warm_b, long warm, long steps)
 {
     int status, over = 0;
     pid_t child = fork();
@@ -28,7 +28,7 @@ int killed_at_step(run_new join, void *space, operation work, void *map, const v
         if (!run)
             _exit(3);
         for (long i = 0; i < warm; i++)
-            work(run, map, a, b, flags);
+            work(run, map, warm_a ? warm_a : a, warm_b ? warm_b : b, flags);
         if (ptrace(PTRACE_TRACEME, 0, 0, 0))
             _exit(4);
         raise(SIGSTOP);

@@ -40,7 +40,9 @@ def victims() -> ctypes.CDLL:
     library.unlink()
     folder.rmdir()
     pointer = ctypes.c_void_p
-    made.killed_at_step.argtypes = (*(pointer,) * 6, ctypes.c_uint64, ctypes.c_long, ctypes.c_long)
+    made.killed_at_step.argtypes = (
+        *(pointer,) * 6, ctypes.c_uint64, pointer, pointer, ctypes.c_long, ctypes.c_long,
+    )  # fmt: skip
     made.start_worker.argtypes = (pointer, pointer, pointer, ctypes.c_int, ctypes.c_uint64, pointer)
     made.sealed.argtypes = (pointer,)
     return made
@@ -51,13 +53,17 @@ def _address(name: str) -> int:
 
 
 def killed_at_step(
-    space: Space, function: str, made: Map, a: Any, b: Any, flags: int, steps: int, warm: int = 0
-) -> bool:
-    """Kill a child at instruction `steps` of `function(run, map, a, b, flags)`; True when it was over before."""
+    space: Space, function: str, made: Map, a: Any, b: Any, flags: int, steps: int, warm: int = 0,
+    warm_a: bytes | None = None, warm_b: bytes | None = None,
+) -> bool:  # fmt: skip
+    """Kill a child at instruction `steps` of `function(run, map, a, b, flags)`; True when it was over before.
+
+    Before that it does the same `warm` times, with `warm_a` and `warm_b` for `a` and `b` where they are given.
+    """
     buffers = [ctypes.create_string_buffer(x, len(x)) if isinstance(x, bytes) else x for x in (a, b)]
     arguments = [ctypes.addressof(x) if isinstance(x, ctypes.Array) else x for x in buffers]
     over = victims().killed_at_step(
-        _address("wb_run_new"), space.handle, _address(function), made.handle, *arguments, flags, warm, steps
+        _address("wb_run_new"), space.handle, _address(function), made.handle, *arguments, flags, warm_a, warm_b, warm, steps
     )
     assert over >= 0, "the child did not come to where it was to be killed"
     return bool(over)

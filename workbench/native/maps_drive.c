@@ -60,6 +60,24 @@ WB_EXPORT uint64_t wb_map_drive(struct wb_run *run, struct wb_map *map, int what
     return sum;
 }
 
+/* One program run that is given the value of a key (8 bytes each) and then replaces it `count` times. Returns the errors,
+ * or -1 when what it was given changed meanwhile. */
+WB_EXPORT int64_t wb_map_drive_held(struct wb_run *run, struct wb_map *map, uint64_t key, uint64_t count) {
+    int64_t errors = 0;
+    if (!wb_begin(run))
+        return -2;
+    const uint64_t *held = map->ops->lookup(run, map, &key);
+    uint64_t before = held ? *held : 0;
+    for (uint64_t i = 1; i <= count; i++) {
+        uint64_t value = before + i;
+        errors += map->ops->update(run, map, &key, &value, 0) != 0;
+    }
+    if (!held || WB_PEEK(held) != before)
+        errors = -1;
+    wb_end(run);
+    return errors;
+}
+
 /* Random updates, deletions and lookups until `*stop`; every value names its key and is whole or it is counted in
  * *wrong, also at the end of a program that holds it for a while. *made counts what was done. */
 WB_EXPORT void wb_map_drive_checked(struct wb_run *run, struct wb_map *map, uint64_t keys, uint64_t seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import struct
@@ -13,8 +14,8 @@ from hash_workers import Crew
 from map_victims import killed_at_step
 
 from workbench.objects.linked import LinkedMap
-from workbench.runtime.maps import Map, Space
-from workbench.runtime.maps.core import MapError
+from workbench.runtime.maps import Map, Space, current_run
+from workbench.runtime.maps.core import MapError, core
 from workbench.runtime.maps.hash_check import problems, settle
 
 HASH, PERCPU, LRU, LRU_PERCPU = 1, 5, 9, 10
@@ -54,6 +55,7 @@ def every_step(
     allowed: list[bytes | None],
     *,
     warm: int = 0,
+    warm_key: int | None = None,
     first: int = 1,
 ) -> None:
     """Kill at one instruction after the other: the key is as before or as after, the map is whole and goes on."""
@@ -61,8 +63,10 @@ def every_step(
     for steps in range(first, 100_000, STRIDE):
         prepare()
         over = killed_at_step(
-            made.space, function, made, number(key), number(77) * 64, 0, steps, warm
-        )
+            made.space, function, made, number(key), number(77) * 64, 0, steps, warm,
+            number(key if warm_key is None else warm_key), number(1) * 64,
+        )  # fmt: skip
+        assert not warm or biased(made), "the child did not work alone for long enough"
         found = value_of(made, key)
         assert found in allowed, steps
         seen.add(found)
@@ -102,10 +106,101 @@ def test_deleting_killed_at_its_instructions(space: Space, function: str) -> Non
     )
 
 
+@pytest.mark.parametrize("kind", [HASH, LRU])
+def test_a_program_that_holds_and_replaces_for_long(space: Space, kind: int) -> None:
+    """More often than there are slots: what it was given stays, and no update fails."""
+    made = space.create(LinkedMap("h", kind, 8, 8, 4))
+    made.update(number(5), number(1))
+    drive = core().wb_map_drive_held
+    drive.restype, drive.argtypes = (
+        ctypes.c_int64,
+        (*(ctypes.c_void_p,) * 2, *(ctypes.c_uint64,) * 2),
+    )
+    for turn in range(3):
+        assert drive(current_run(space), made.handle, 5, 5000) == 0
+        assert value_of(made, 5) == number(1 + 5000 * (turn + 1))
+    whole(made)
+
+
+@pytest.mark.needs("ptrace")
+def test_copying_in_place_killed_at_its_instructions(space: Space) -> None:
+    """This thread is in a program that holds values: the child runs out of slots and writes where the value is."""
+    made = space.create(LinkedMap("h", HASH, 8, 64, 4))
+    made.update(number(5), number(1) * 8)
+    run = current_run(space)
+    line = ctypes.c_uint64.from_address(run + 24).value
+    epoch = ctypes.c_uint64.from_address(line)
+    seen, before, after = set(), number(1) * 8, number(77) * 8
+    for steps in range(1, 100_000, 3 * STRIDE):
+        epoch.value = 1 << 63 | 1
+        warm = 1200 if steps == 1 else 1
+        over = killed_at_step(
+            space, "wb_map_write", made, number(5), after, 0, steps, warm, None, before
+        )
+        epoch.value = 0
+        found = value_of(made, 5)
+        assert found in (before, after)
+        seen.add(found)
+        assert settle(made) == 0
+        if over:
+            break
+    assert seen == {before, after}
+    whole(made)
+
+
+# More than twice what a thread that has lost the bias often has to do alone before it gets it.
+ALONE = 70_000
+
+
+def biased(made: Map) -> bool:
+    """Whether some thread, dead or not, writes to the map without locks."""
+    return int(ctypes.c_uint64.from_address(made.struct.segment + 256).value) != 1 << 12
+
+
+@pytest.mark.needs("ptrace")
+@pytest.mark.parametrize("kind", [HASH, LRU])
+def test_replacing_with_the_bias_killed_at_its_instructions(space: Space, kind: int) -> None:
+    made = space.create(LinkedMap("h", kind, 8, 64, 4))
+    every_step(
+        made, "wb_map_write", 5, lambda: None, [number(1) * 8, number(77) * 8], warm=ALONE
+    )  # fmt: skip
+
+
+@pytest.mark.needs("ptrace")
+def test_inserting_with_the_bias_killed_at_its_instructions(space: Space) -> None:
+    made = space.create(LinkedMap("h", HASH, 8, 8, 4))
+    every_step(
+        made, "wb_map_write", 5, lambda: None, [None, number(77)], warm=ALONE, warm_key=6, first=2
+    )
+
+
+@pytest.mark.needs("ptrace")
+def test_deleting_with_the_bias_killed_at_its_instructions(space: Space) -> None:
+    made = space.create(LinkedMap("h", HASH, 8, 8, 4))
+    every_step(
+        made, "wb_map_erase", 5, lambda: made.update(number(5), number(1)), [number(1), None],
+        warm=ALONE, warm_key=6, first=3,
+    )  # fmt: skip
+
+
+@pytest.mark.needs("ptrace")
+def test_taking_the_bias_away_killed_at_its_instructions(space: Space) -> None:
+    """From a live thread, this one, which goes on afterwards."""
+    made = space.create(LinkedMap("h", HASH, 8, 8, 4))
+    drive = core().wb_map_drive
+    pointer, u64 = ctypes.c_void_p, ctypes.c_uint64
+    drive.argtypes = (pointer, pointer, ctypes.c_int, u64, u64, u64, u64)
+
+    def alone() -> None:
+        drive(current_run(space), made.handle, 2, 5, 1, ALONE, 1)
+        assert biased(made)
+        made.update(number(5), number(1))
+
+    every_step(made, "wb_map_write", 5, alone, [number(1), number(77)], first=4)
+
+
 def one_bucket(made: Map, count: int) -> list[int]:
     """Keys that share a bucket, `count` of them in the map: the last are in the chain."""
-    import ctypes
-
     words = (ctypes.c_uint64 * 8).from_address(int(made.struct.reserved[0]))
     keys: list[int] = []
     for key in range(100_000):

@@ -110,6 +110,13 @@ static void fill_percpu(struct wb_map *map, uint32_t slot, const uint8_t *value,
     }
 }
 
+static int64_t wait_for_slots(struct wb_run *run, struct wb_map *map, struct wb_block *mine) {
+    WB_STORE(&mine->busy, 2);
+    int64_t error = wb_block_slots(run, map, mine, true);
+    WB_STORE(&mine->busy, 1);
+    return error;
+}
+
 INLINE int64_t put(struct wb_run *run, struct wb_map *map, const void *key, const void *value,
                           uint64_t flags, bool percpu, bool all) {
     struct wb_block *mine;
@@ -131,7 +138,8 @@ INLINE int64_t put(struct wb_run *run, struct wb_map *map, const void *key, cons
         return error;
     for (int tries = 0; tries < 64; tries++) {
         struct place place;
-        if ((error = ready(run, map, mine)) || (error = lock(run, map, mine, hash, &place)))
+        bool none = (error = ready(run, map, mine)) == -ENOMEM;
+        if ((error && !none) || (error = lock(run, map, mine, hash, &place)))
             break;
         seek(map, key, hash, &place);
         uint32_t old = place.slot;
@@ -144,6 +152,13 @@ INLINE int64_t put(struct wb_run *run, struct wb_map *map, const void *key, cons
             fill_percpu(map, old, value, cpu_of(run, map), all, false);
             unlock(mine, &place);
             break;
+        }
+        if (__builtin_expect(none, 0)) {
+            error = old ? wb_block_copy(run, map, mine, old, value) : -ENOMEM;
+            unlock(mine, &place);
+            if (old || (error = wait_for_slots(run, map, mine)))
+                break;
+            continue;
         }
         if (!old && !mine->queue.credits) {
             unlock(mine, &place);

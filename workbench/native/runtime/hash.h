@@ -62,7 +62,7 @@ struct wb_block {
         uint64_t state; /* all three in one store */
         struct {
             uint32_t bucket; /* + 1: its head may be locked by the owner */
-            uint16_t armed;  /* the record below counts: 1 an operation, 2 a transfer from another block, 3 by bias */
+            uint16_t armed;  /* the record below counts: 1 an operation, 2 a transfer from another block, 3 by bias, 4 a copy */
             uint16_t busy;   /* 1 the owner is inside an operation, 2 and looks for slots or credits */
         };
     };
@@ -89,6 +89,8 @@ struct wb_hash_header {
     uint32_t hand;                    /* LRU: where the search for a victim goes on */
     _Alignas(WB_LINE) uint64_t bias;  /* who needs no lock, see hash_lock.c */
     uint32_t takes, revocations;
+    uint64_t copies; /* begun so far */
+    uint64_t log; /* name of who has the log: the slot after the last, for values that are copied in place */
 };
 
 /* Where a key is or goes, while the bucket is the writer's. */
@@ -276,7 +278,8 @@ int64_t wb_hash_format(struct wb_segment *segment);
 int64_t wb_hash_open(struct wb_map *map);
 /* hash_block.c */
 int64_t wb_block_adopt(struct wb_run *run, struct wb_map *map, struct wb_block *mine);
-int64_t wb_block_slots(struct wb_run *run, struct wb_map *map, struct wb_block *mine);
+int64_t wb_block_slots(struct wb_run *run, struct wb_map *map, struct wb_block *mine, bool patient);
+int64_t wb_block_copy(struct wb_run *run, struct wb_map *map, struct wb_block *mine, uint32_t slot, const void *value);
 int64_t wb_block_credits(struct wb_run *run, struct wb_map *map, struct wb_block *mine);
 void wb_block_apply(struct wb_map *map, struct wb_block *block);
 bool wb_block_reap(struct wb_run *run, struct wb_map *map, uint32_t number, int depth);

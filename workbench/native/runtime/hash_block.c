@@ -60,6 +60,11 @@ static bool committed(struct wb_map *map, const struct wb_block *block, uint32_t
     return WB_WORD_PLAIN(WB_LOAD((uint64_t *)(map->segment + at))) == block->word;
 }
 
+static void copy_from_log(struct wb_map *map, uint32_t slot) {
+    if (slot && slot < wb_slots(map))
+        wb_move(wb_slot_value(map, slot, 0), wb_slot_value(map, wb_slots(map), 0), map->value_size);
+}
+
 /* A record of an operation by bias needs no mark that it is valid: its word is stored first, and names a slot that is
  * linked nowhere until the commit. Before that, it is the record of the operation before: what that made of the block is
  * what it is, so that doing it again changes nothing (transfers, which change blocks without one, take the word away).
@@ -70,6 +75,8 @@ static void recover(struct wb_map *map, struct wb_block *block, uint32_t number)
     uint64_t *head = bucket && bucket - 1 <= map->mask ? wb_bucket(map, bucket - 1)->way : 0;
     if (block->armed == 2) {
         wb_block_apply(map, block);
+    } else if (block->armed == 4) {
+        copy_from_log(map, WB_PEEK(&block->link_slot));
     } else if ((block->armed == 3 || (block->armed && head)) && committed(map, block, number, head)) {
         uint32_t retired = WB_PEEK(&block->link_after);
         if (retired && retired < wb_slots(map))
@@ -77,6 +84,7 @@ static void recover(struct wb_map *map, struct wb_block *block, uint32_t number)
         wb_block_apply(map, block);
     }
     WB_STORE(&block->armed, 0);
+    WB_STORE(&block->word, WB_NO_WORD);
     block->bias = 0;
     if (head) {
         uint64_t now = WB_LOAD(head);
@@ -210,8 +218,8 @@ static bool ripe(struct wb_map *map, const struct wb_block *mine) {
  * Free is what no program that runs may hold, this thread's own among them; one that was given no pointer into a hash
  * map holds none. A thread keeps up to three batches in quarantine, less when it is alone, as finding out costs nothing
  * then and few slots stay in the cache. When none is free yet, the rest of the reserve and of the unused entries comes
- * next, then other threads' slots, then waiting for those who hold, then -ENOMEM. */
-int64_t wb_block_slots(struct wb_run *run, struct wb_map *map, struct wb_block *mine) {
+ * next, then other threads' slots, then waiting for those who hold (little unless `patient`, not at all where it is the caller), then -ENOMEM. */
+int64_t wb_block_slots(struct wb_run *run, struct wb_map *map, struct wb_block *mine, bool patient) {
     uint32_t batch = wb_hash_batch(map), some = batch < CHUNK ? batch : CHUNK;
     bool alone = mine->queue.count >= some && mine->alone;
     if (!alone && mine->queue.count < 3 * batch && steal(run, map, mine, 0, some, 0) && ripe(map, mine))
@@ -234,9 +242,36 @@ int64_t wb_block_slots(struct wb_run *run, struct wb_map *map, struct wb_block *
         }
         if (turn > 2 && turn < SPINS)
             turn = SPINS;
-        if (turn >= SPINS + YIELDS + NAPS || !wb_wait(&turn))
+        bool own = mine->since && mine->since >= mine->queue.count;
+        if (turn >= (patient ? SPINS + YIELDS + NAPS : SPINS + 4) || (own && turn > 2) || !wb_wait(&turn))
             return -ENOMEM;
     }
+}
+
+/* No slot is free, because programs run very long and hold what was replaced: the bucket's owner writes the value where
+ * it is. A kill leaves the old value or, from the log, the new. System calls read one or the other; a program that looks
+ * at this moment may see some of both. */
+int64_t wb_block_copy(struct wb_run *run, struct wb_map *map, struct wb_block *mine, uint32_t slot,
+                      const void *value) {
+    uint64_t *log = &wb_header(map)->log;
+    for (uint32_t turn = 0;;) {
+        uint64_t holder = WB_LOAD(log);
+        bool free = !holder || (wb_absent(map->space, holder) &&
+                                wb_block_reap(run, map, (uint32_t)holder % WB_PARTICIPANTS, 0));
+        if (free && wb_exchange(log, holder, WB_NAME(run)))
+            break;
+        if (!wb_wait(&turn))
+            return -EBUSY;
+    }
+    wb_move(wb_slot_value(map, wb_slots(map), 0), value, map->value_size);
+    mine->link_slot = slot;
+    __atomic_fetch_add(&wb_header(map)->copies, 1, __ATOMIC_SEQ_CST);
+    WB_STORE(&mine->armed, 4);
+    copy_from_log(map, slot);
+    WB_STORE(&mine->word, WB_NO_WORD);
+    WB_STORE(&mine->armed, 0);
+    WB_STORE(log, 0);
+    return 0;
 }
 
 /* At least one credit, from the store or from whoever has some. E2BIG only when there is none anywhere: a scan in which

@@ -196,7 +196,7 @@ INLINE int64_t ready(struct wb_run *run, struct wb_map *map, struct wb_block *mi
                          1))
         return 0;
     WB_STORE(&mine->busy, 2);
-    int64_t error = wb_block_slots(run, map, mine);
+    int64_t error = wb_block_slots(run, map, mine, false);
     WB_STORE(&mine->busy, 1);
     return error;
 }

@@ -14,10 +14,11 @@
 
 static uint64_t up(uint64_t size, uint64_t to) { return (size + to - 1) / to * to; }
 
-/* A grace period per batch: membarrier(2) interrupts the processors that run participants, microseconds in a guest. */
-static uint32_t batch_of(uint64_t bytes) {
-    uint64_t batch = KEPT / bytes;
-    return batch < 4 ? 4 : batch > 1024 ? 1024 : (uint32_t)batch;
+/* A grace period per batch: membarrier(2) interrupts the processors that run participants, microseconds in a guest.
+ * Small maps have small batches: an object has many of them. */
+static uint32_t batch_of(uint64_t bytes, uint32_t entries) {
+    uint64_t batch = KEPT / bytes, most = entries < 128 ? 128 : entries < 1024 ? entries : 1024;
+    return batch < 4 ? 4 : batch > most ? (uint32_t)most : (uint32_t)batch;
 }
 
 static int64_t refused(const struct wb_segment *s) {
@@ -52,14 +53,14 @@ int64_t wb_hash_layout(const struct wb_segment *s, struct wb_hash *layout) {
     layout->value = (uint32_t)(sizeof(struct wb_slot) + up(s->key_size, 8));
     layout->stride = (uint32_t)(layout->value + (percpu ? 0 : up(s->value_size, 8)));
     /* Besides the entries: what a few threads that update at full speed keep in quarantine. */
-    layout->batch = batch_of(layout->stride + (percpu ? up(s->value_size, 8) * s->cpus : 0));
+    layout->batch = batch_of(layout->stride + (percpu ? up(s->value_size, 8) * s->cpus : 0), s->max_entries);
     uint64_t count = (uint64_t)s->max_entries + 8 * layout->batch + 1;
     if (buckets > UINT32_MAX || count >= UINT32_MAX)
         return -E2BIG;
     layout->count = (uint32_t)count;
     layout->heads = up(WB_SEGMENT_HEADER + sizeof(struct wb_hash_header), WB_LINE);
     layout->slots = layout->heads + buckets * sizeof(struct wb_bucket);
-    layout->values = up(layout->slots + count * layout->stride, WB_LINE);
+    layout->values = up(layout->slots + (count + 1) * layout->stride, WB_LINE);
     layout->row = percpu ? count * up(s->value_size, 8) : 0;
     layout->blocks = up(layout->values + layout->row * (percpu ? s->cpus : 0), WB_LINE);
     layout->length = layout->blocks + sizeof(struct wb_block) * WB_PARTICIPANTS;
@@ -118,4 +119,6 @@ int64_t wb_hash_open(struct wb_map *map) {
     return 0;
 }
 
-uint32_t wb_hash_batch(const struct wb_map *map) { return batch_of(map->stride + (uint64_t)map->cpu_stride * map->cpus); }
+uint32_t wb_hash_batch(const struct wb_map *map) {
+    return batch_of(map->stride + (uint64_t)map->cpu_stride * map->cpus, map->max_entries);
+}

@@ -14,11 +14,24 @@ int64_t wb_hash_read(struct wb_run *run, struct wb_map *map, const void *key, vo
     if (flags)
         return -EINVAL;
     wb_hold(run);
-    uint32_t slot = find(map, key, wb_key_hash(map, key));
-    if (!slot)
-        return -ENOENT;
-    wb_hash_copy_out(map, slot, value);
-    return 0;
+    struct wb_hash_header *header = wb_header(map);
+    for (uint32_t turn = 0;;) {
+        uint64_t copies = WB_LOAD(&header->copies), writer = WB_LOAD(&header->log);
+        uint32_t slot = find(map, key, wb_key_hash(map, key));
+        if (!slot)
+            return -ENOENT;
+        if (__builtin_expect(!writer, 1)) {
+            wb_hash_copy_out(map, slot, value);
+            __atomic_thread_fence(__ATOMIC_ACQUIRE);
+            if (__builtin_expect(WB_PEEK(&header->copies) == copies, 1))
+                return 0;
+        } else if (wb_absent(map->space, writer) &&
+                   wb_block_reap(run, map, (uint32_t)writer % WB_PARTICIPANTS, 0)) {
+            wb_exchange(&header->log, writer, 0);
+        }
+        if (!wb_wait(&turn))
+            return -EBUSY;
+    }
 }
 
 /* A way through all entries: ways 0 to 5, then the chain of way 6, bucket by bucket. */

@@ -134,7 +134,8 @@ static void lease(struct wb_run *run, struct wb_shared *shared) {
 }
 
 /* The calling thread becomes a participant. -EAGAIN: it was interrupted inside its C library's list, try at the next
- * occasion; -EUSERS: every number is taken; -EOPNOTSUPP: an unknown layout of the list. */
+ * occasion; -EUSERS: every number is taken; -EOPNOTSUPP: an unknown layout of the list; -ENOSYS: membarrier(2) is denied,
+ * by a seccomp filter as a rule, and nobody could tell what this thread's programs hold. */
 WB_EXPORT int64_t wb_join(struct wb_run *run, struct wb_space *space) {
     struct wb_shared *shared = wb_shared(space);
     int64_t error = 0;
@@ -145,6 +146,9 @@ WB_EXPORT int64_t wb_join(struct wb_run *run, struct wb_space *space) {
         return -95;
     if (head->pending)
         return -11;
+    if (wb_system_call(SYS_membarrier, MEMBARRIER_REGISTER_GLOBAL_EXPEDITED, 0, 0, 0, 0, 0) ||
+        wb_system_call(SYS_membarrier, MEMBARRIER_GLOBAL_EXPEDITED, 0, 0, 0, 0, 0))
+        return -38;
     uint32_t tid = (uint32_t)wb_system_call(SYS_gettid, 0, 0, 0, 0, 0, 0);
     uint32_t pid = (uint32_t)wb_system_call(SYS_getpid, 0, 0, 0, 0, 0, 0);
     for (uint32_t i = 1; i < WB_PARTICIPANTS; i++) {
@@ -172,8 +176,6 @@ WB_EXPORT int64_t wb_join(struct wb_run *run, struct wb_space *space) {
         run->owner = i;
         run->self = line;
         run->flags &= ~WB_RUN_SLOW;
-        if (wb_system_call(SYS_membarrier, MEMBARRIER_REGISTER_GLOBAL_EXPEDITED, 0, 0, 0, 0, 0))
-            run->flags |= WB_RUN_FENCE;
         lease(run, shared);
         return 0;
     }

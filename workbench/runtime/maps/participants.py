@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ("current_run", "leave")
 
 _HINTS = {
+    38: "the process may not call membarrier(2): allow it in the process's seccomp filter",
     87: "more than 4,095 threads use this namespace: use several namespaces",
     95: "the C library's robust list has a layout that is not known here",
 }
@@ -70,7 +71,8 @@ def current_run(space: Space) -> int:
     Raises
     ------
     MapError
-        The thread cannot join: every participant number is taken (errno EUSERS).
+        The thread cannot join: every participant number is taken (errno EUSERS), or the process is denied
+        membarrier(2) (ENOSYS).
     """
     run = _runs.by_space.get(id(space))
     if run is None or not run.address:
