@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
+from workbench.errors import RunFailed
 from workbench.runtime.interpreter import Interpreter
 from workbench.runtime.interpreter.memory import Allocation
 
@@ -28,7 +32,7 @@ def run_interpreted(code: bytes, memory: bytes = b"") -> int:
 
 
 def run_jit(code: bytes, memory: bytes = b"", tier: str = "optimised") -> int:
-    """r0 of the program, compiled by the given tier.
+    """r0 of the program, compiled by the given tier; in a child process, because nothing has verified it.
 
     Raises
     ------
@@ -36,7 +40,31 @@ def run_jit(code: bytes, memory: bytes = b"", tier: str = "optimised") -> int:
         The code is not RFC 9669 code.
     MissingCapability
         LLVM is not there.
+    RunFailed
+        It used memory that is not its own, or was not done when the run-time budget was used up.
     """
-    from workbench.runtime.jit.raw import run_raw
+    from workbench.runtime.jit.raw import UnverifiedRun
 
-    return run_raw(code, bytearray(memory), tier)
+    with UnverifiedRun(code, tier) as run:
+        read, write = os.pipe()
+        child = os.fork()
+        if not child:
+            run.execute(bytearray(memory))
+            os.write(write, b"%d %d" % (run.stopped, run.result))
+            os._exit(0)
+        os.close(write)
+        with os.fdopen(read, "rb") as answer:
+            text = answer.read()
+        _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        name = signal.Signals(os.WTERMSIG(status)).name
+        raise RunFailed(
+            f"the program ended its process ({name}): it used memory that is not its own",
+            "--interpret tells which instruction",
+        )
+    stopped, result = map(int, text.split())
+    if stopped:
+        raise RunFailed(
+            "the program was stopped: it used up the run-time budget", "bound its loops"
+        )
+    return result

@@ -32,6 +32,21 @@ def test_plugin_protocol(how: tuple[str, ...]) -> None:
     assert (done.returncode, done.stdout) == (0, "8\n"), done.stderr
 
 
+@pytest.mark.parametrize("how", [("--interpret",), ("--jit",), ("--jit", "--tier", "quick")])
+@pytest.mark.parametrize(
+    "program",
+    [
+        "18 01 00 00 00 00 ad de 00 00 00 00 00 00 00 00 79 10 00 00 00 00 00 00 95 00 00 00 00 00 00 00",
+        "05 00 ff ff 00 00 00 00 95 00 00 00 00 00 00 00",
+    ],
+    ids=["reads elsewhere", "never ends"],
+)
+def test_the_plugin_survives_bad_programs(how: tuple[str, ...], program: str) -> None:
+    done = plugin(*how, program=program)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("workbench: ") and "hint: " in done.stderr
+
+
 def test_plugin_options_of_the_official_plugin() -> None:
     done = plugin("--program", PROGRAM, "ff", "--debug", program="")
     assert (done.returncode, done.stdout) == (0, "6\n")

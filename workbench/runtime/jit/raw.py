@@ -11,7 +11,7 @@ from workbench.runtime.jit.layout import RUN, RUN_BYTES
 from workbench.runtime.jit.llvm import host
 from workbench.runtime.jit.unit import Options
 
-__all__ = ("make_run", "run_raw")
+__all__ = ("UnverifiedRun", "make_run", "run_raw")
 
 BUDGET = 1 << 23
 
@@ -36,6 +36,39 @@ def _put(run: ctypes.Array[ctypes.c_char], name: str, value: int) -> None:
     ctypes.c_uint64.from_buffer(run, RUN[name]).value = value
 
 
+class UnverifiedRun:
+    """Code compiled for one run, as a context.
+
+    Attributes
+    ----------
+    result : int
+        r0.
+    stopped : int
+        Why the run was cut short (WB_STOP_*); 0 = it was not.
+    """
+
+    def __init__(self, code: bytes, tier: str = "quick", *, vectors: bool = False) -> None:
+        options = Options(tier == "optimised", vectors, True, host())
+        self._code = load(compile_unit(prepare(code, (), options)))
+        self.result = self.stopped = 0
+
+    def execute(self, memory: bytearray) -> None:
+        """Run it on `memory`, in place."""
+        run = make_run()
+        block = (ctypes.c_char * len(memory)).from_buffer(memory) if memory else None
+        context = ctypes.addressof(block) if block is not None else 0
+        _put(run, "registers", len(memory))
+        signature = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_void_p)
+        self.result = signature(self._code.address)(context, ctypes.addressof(run))
+        self.stopped = ctypes.c_uint32.from_buffer(run, RUN["stopped"]).value
+
+    def __enter__(self) -> UnverifiedRun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._code.close()
+
+
 def run_raw(code: bytes, memory: bytearray, tier: str = "quick", *, vectors: bool = False) -> int:
     """r0 after running `code`; `memory` is read and written in place.
 
@@ -48,15 +81,6 @@ def run_raw(code: bytes, memory: bytearray, tier: str = "quick", *, vectors: boo
     tier : str
         `quick` or `optimised`.
     """
-    options = Options(tier == "optimised", vectors, True, host())
-    loaded = load(compile_unit(prepare(code, (), options)))
-    try:
-        run = make_run()
-        block = (ctypes.c_char * len(memory)).from_buffer(memory) if memory else None
-        context = ctypes.addressof(block) if block is not None else 0
-        ctypes.c_uint64.from_buffer(run, RUN["registers"]).value = len(memory)
-        entry = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_void_p)(loaded.address)
-        result: int = entry(context, ctypes.addressof(run))
-        return result
-    finally:
-        loaded.close()
+    with UnverifiedRun(code, tier, vectors=vectors) as run:
+        run.execute(memory)
+        return run.result
