@@ -140,6 +140,16 @@ static void *waiter(void *unused) {
     }
     return unused;
 }
+/* A branch leads to the instruction, so a patch begins there; the thread is just behind it most of the time. */
+static void *tight(void *unused) {
+    long expected = getppid();
+    for (;; rounds[9]++) {
+        register long result __asm__("rax") = SYS_getppid;
+        __asm__ volatile("jmp 1f\n1: syscall\n cmp $0, %0\n" : "+r"(result) : : "rcx", "r11", "memory", "cc");
+        if (result != expected) wrong(12);
+    }
+    return unused;
+}
 static void *child(void *result) { *(long *)result = getppid(); return NULL; }
 static int cloned(void *unused) { (void)unused; return 5; }
 static void children(long n) {
@@ -176,7 +186,7 @@ int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "busy")) {
         sigaction(SIGALRM, &(struct sigaction){.sa_handler = restarting, .sa_flags = SA_RESTART}, NULL);
         sigaction(SIGVTALRM, &(struct sigaction){.sa_handler = breaking}, NULL);
-        void *(*all[])(void *) = {writer, reader, sleeper, sleeper, poller, poller, registers, waiter};
+        void *(*all[])(void *) = {writer, reader, sleeper, sleeper, poller, poller, registers, waiter, tight};
         for (unsigned i = 0; i < sizeof all / sizeof *all; i++) pthread_create(&t, NULL, all[i], NULL);
         for (long i = 0; i < 3; i++) pthread_create(&t, NULL, passer, (void *)i);
         setitimer(ITIMER_REAL, &every, NULL);
@@ -217,7 +227,7 @@ int main(int argc, char **argv) {
         }
         if (!strcmp(what, "exec")) { setitimer(ITIMER_REAL, &none, NULL); execv("/proc/self/exe", argv); }
         printf("%ld %ld %ld", bad, where, signals);
-        for (int i = 0; i < 9; i++) printf(" %ld", rounds[i]);
+        for (int i = 0; i < 10; i++) printf(" %ld", rounds[i]);
         printf("\n");
         fflush(stdout);
     }
