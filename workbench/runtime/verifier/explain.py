@@ -9,6 +9,7 @@ from workbench.objects.linked import LinkedObject, LinkedProgram
 from workbench.runtime.isa import opcodes as op
 from workbench.runtime.isa import text_of
 from workbench.runtime.verifier.code import Code
+from workbench.runtime.verifier.names import with_names
 from workbench.runtime.verifier.precision import Checkpoint
 from workbench.runtime.verifier.reject import Reject
 from workbench.runtime.verifier.state import State
@@ -85,11 +86,14 @@ def rejection(
     one = code.slots[slot]
     text = text_of(one, slot, maps) if one is not None else ""
     place = _place(code, slot)
-    registers = {f"r{i}": str(reg) for i, reg in enumerate(state.top.regs) if str(reg)}
+    reason = with_names(reject.reason, maps)
+    registers = {
+        f"r{i}": with_names(str(reg), maps) for i, reg in enumerate(state.top.regs) if str(reg)
+    }
     slots = way(state)
     path = decisions(code, slots, slot, maps)
     lines = [
-        f"the verifier refuses program {program.name}: {reject.reason}",
+        f"the verifier refuses program {program.name}: {reason}",
         f"  at instruction {slot}: {text}",
     ]
     if place:
@@ -123,13 +127,16 @@ def rejection(
     for frame in state.frames:
         if frame.stack:
             log.append(f"stack of frame {frame.number}:")
-            log += [f"  r10 - {8 * at + 8}: {frame.stack[at]}" for at in sorted(frame.stack)]
+            log += [
+                f"  r10 - {8 * at + 8}: {with_names(str(frame.stack[at]), maps)}"
+                for at in sorted(frame.stack)
+            ]
     return VerifierRejected(
         message,
         reject.hint,
         "\n".join(log),
         program=program.name,
-        reason=reject.reason,
+        reason=reason,
         instruction=slot,
         line=place,
         registers=registers,

@@ -9,6 +9,7 @@ from workbench.objects.linked import LinkedObject
 from workbench.runtime.isa import text_of
 from workbench.runtime.verifier import kinds as k
 from workbench.runtime.verifier.code import Code
+from workbench.runtime.verifier.names import with_names
 from workbench.runtime.verifier.scalar import join
 from workbench.runtime.verifier.state import Reg, State
 
@@ -89,8 +90,8 @@ def table(code: Code, obj: LinkedObject, run: Callable[[], Recorder]) -> pd.Data
                 "line": line.line if line is not None else 0,
                 "source": line.text.strip() if line is not None else "",
                 "visits": recorder.visits[slot],
-                **{f"r{i}": recorder.text(slot, i) for i in range(11)},
-                "stack": recorder.stack(slot),
+                **{f"r{i}": with_names(recorder.text(slot, i), maps) for i in range(11)},
+                "stack": with_names(recorder.stack(slot), maps),
             }
         )
     return pd.DataFrame(rows)

@@ -111,7 +111,7 @@ def test_frame_has_a_row_per_instruction() -> None:
     ]  # fmt: skip
     assert frame["visits"].min() >= 1
     row = frame.set_index("slot").loc[6]
-    assert row["r0"] == "map value 0 or null"
+    assert row["r0"] == f"value of {case.object().maps[0].name} or null"
     assert row["stack"] == "-8: [????zzzz]"
 
 
