@@ -227,12 +227,15 @@ def test_no_privilege(tmp_path: Path) -> None:
     marker, closed = tmp_path / "ran", tmp_path / "closed"
     closed.mkdir(mode=0o755)
     own = subprocess.Popen([*NOBODY, "sleep", "60"])
-    record: list[object] = ["record", "-o", "r", "-c"]
+    record: list[object] = ["record", "-o", "r", "--backend", "kernel", "-c"]
+    either: list[object] = ["record", "-o", "r", "-c"]
     try:
-        *loads, other, mine, unwritable = as_nobody(
+        *loads, other, mine, sched, pages, unwritable = as_nobody(
             *([*record, collect, "--", "touch", marker] for collect in ("cpu", "sched", "syscalls", "pages")),
-            [*record, "cpu", "-p", os.getpid()],
+            [*either, "cpu", "-p", os.getpid()],
             [*record, "cpu", "-p", own.pid],
+            [*either, "sched", "-p", own.pid],
+            [*either, "pages", "--", "touch", marker],
             ["record", "-c", "cpu", "-o", closed / "r", "--", "true"],
             folder=tmp_path,
         )
@@ -245,6 +248,8 @@ def test_no_privilege(tmp_path: Path) -> None:
     check_error(
         other, 4, f"process {os.getpid()} belongs to user 0", "by user 65534", "its owner or as root"
     )
+    for name, done in (("sched", sched), ("pages", pages)):
+        check_error(done, 3, f"collector {name} needs the kernel", "root, or CAP_BPF and CAP_PERFMON")
     check_error(unwritable, 4, f"no recording can be made at {closed}/r", "may write to")
     assert not marker.exists() and not list(tmp_path.glob("r*")) and not list(closed.iterdir())
 
