@@ -161,11 +161,14 @@ def _hooked(obj: BpfObject, backend: str) -> Iterator[Any]:
 def _costs(obj: BpfObject, backends: Sequence[str]) -> list[tuple[str, str, float, float, float]]:
     """(backend, class, median, low, high) in ns per hit: probed minus bare, in turn."""
     from workbench.collectors.calibrate import Runner
+    from workbench.notebook.progress import Progress
 
     with Runner() as runner, ExitStack() as stack:
         hooks = {one: stack.enter_context(_hooked(obj, one)) for one in backends}
         took: dict[tuple[str, str], list[float]] = {}
-        for _ in range(_ROUNDS):
+        progress = stack.enter_context(Progress("measuring what a hit costs"))
+        for number in range(_ROUNDS):
+            progress.update(number / _ROUNDS)
             for name, (_, place) in runner.places.items():
                 bare = [runner.time(name, _CALLS["bare"]) for _ in range(_BATCHES)]
                 for backend, attach in hooks.items():
@@ -252,51 +255,58 @@ def compare_backends(
         User space cannot be entered here, or llvmlite is missing.
     """
     obj = builtin("example_calls")
-    objects = [obj]
-    if refused:
-        try:
-            objects.append(_compiled(refused))
-        except MissingCapability as error:
-            print(f"the programs that were given as C are left out: {error.message}")
-    with _Child() as child:
-        entries = _entries(obj, "userspace", child, rows)
-        able = ["userspace"]
-        try:
-            entries += _entries(obj, "kernel", child, rows)
-            able.append("kernel")
-        except (NotPermitted, MissingCapability) as error:
-            why = error.message.splitlines()[0]
-            held = _kept(recorded, rows)
-            entries += held
-            print(
-                f"the kernel takes no program of this user ({why}): "
-                + (f"its results are those in {recorded}" if held else "user space alone")
-            )
-    costs = _costs(obj, able)
-    verdicts, states = _verdicts(objects)
-    collectors = ["example_calls"]
-    options = {"rows": rows, "backends": able}
+    options = {"rows": rows}
     command = [Path(sys.executable).name, _SCRIPT.name]
     with RecordingWriter(
-        output, command=command, collectors=collectors, options=options, overwrite=overwrite
+        output, command=command, collectors=["example_calls"], options=options, overwrite=overwrite
     ) as writer:
+        try:
+            entries, able = _both(obj, rows, recorded)
+            costs = _costs(obj, able)
+            verdicts, states = _verdicts([obj, *_compiled(refused)])
+        except BaseException:
+            writer.discard()
+            raise
         names = ("backend", "map", "key", "value")
         writer.append("map_entries", dict(zip(names, zip(*entries, strict=True), strict=True)))
         writer.append("overhead", _overhead(costs))
         writer.append("verdicts", verdicts)
         writer.append("verifier_states", states)
+        writer.note(options={**options, "backends": able})
         return writer.finish()
 
 
-def _compiled(source: str) -> BpfObject:
+def _both(obj: BpfObject, rows: int, recorded: str | Path) -> tuple[_Entries, list[str]]:
+    """Entries of both backends, and which of them ran here."""
+    with _Child() as child:
+        entries = _entries(obj, "userspace", child, rows)
+        try:
+            return entries + _entries(obj, "kernel", child, rows), list(BACKENDS)
+        except (NotPermitted, MissingCapability) as error:
+            why = error.message.splitlines()[0]
+    held = _kept(recorded, rows)
+    print(
+        f"the kernel takes no program of this user ({why}): "
+        + (f"its results are those in {recorded}" if held else "user space alone")
+    )
+    return entries + held, ["userspace"]
+
+
+def _compiled(source: str) -> list[BpfObject]:
     import tempfile
 
     from workbench.objects.model import compile as compile_object
 
+    if not source:
+        return []
     with tempfile.TemporaryDirectory(prefix="workbench-") as folder:
         path = Path(folder) / "program.bpf.c"
         path.write_text(source)
-        return compile_object(path)
+        try:
+            return [compile_object(path)]
+        except MissingCapability as error:
+            print(f"the programs that were given as C are left out: {error.message}")
+            return []
 
 
 def _kept(recorded: str | Path, rows: int) -> _Entries:
