@@ -199,9 +199,8 @@ def _marks(loaded: Any, program: str, target: str, pid: int | None, cookie: int)
     from workbench.collectors.uprobe.plan import make_plan
 
     options = Options.from_spec(parse(f"usdt:{target},args=no"))
-    plan = make_plan(
-        options, Modules(pid if pid is not None else getattr(loaded, "default_pid", None))
-    )
+    modules = Modules(pid if pid is not None else getattr(loaded, "default_pid", None))
+    plan = make_plan(options, modules, loaded.backend)
     links = []
     for site in plan.sites:
         place = site.place

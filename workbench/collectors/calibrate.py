@@ -38,6 +38,7 @@ __all__ = (
 Mode = Literal["count", "event", "call", "return"]
 MODES: tuple[Mode, ...] = ("count", "event", "call", "return")
 CLASSES = ("nop5", "emulated", "single-step")
+_JUMP, _JUMPED = "jump", "emulated"  # of user space: any function that a jump fits into
 _STEP = 256  # bytes for each loop with its function
 _BATCHES = 25
 _VERSION = 3
@@ -154,8 +155,9 @@ class Runner:
 
 
 @contextlib.contextmanager
-def _probed(runner: Runner, name: str, mode: Mode, stack_bytes: int) -> Iterator[None]:
-    from workbench.kernel.loaded import load
+def _probed(
+    runner: Runner, name: str, mode: Mode, stack_bytes: int, backend: str = "kernel"
+) -> Iterator[None]:
     from workbench.kernel.maps import possible_cpus
     from workbench.objects.model import builtin
 
@@ -178,8 +180,8 @@ def _probed(runner: Runner, name: str, mode: Mode, stack_bytes: int) -> Iterator
     sizes = {"scratches": 4 * possible_cpus()} if stack_bytes >= 0 else {}
     for multi in (True, False):
         types = {} if multi else dict.fromkeys(programs, 0)
-        with load(
-            builtin("uprobe"),
+        with builtin("uprobe").load(
+            backend,
             constants=constants,
             map_sizes=sizes,
             programs=programs,
@@ -210,8 +212,10 @@ def _probed(runner: Runner, name: str, mode: Mode, stack_bytes: int) -> Iterator
 
 
 def _measure(runner: Runner, name: str, mode: Mode, stack_bytes: int = -1) -> Cost:
+    backend = "userspace" if name == _JUMP else "kernel"
+    name = _JUMPED if name == _JUMP else name
     bare = [runner.time(name, 20_000) for _ in range(7)]
-    with _probed(runner, name, mode, stack_bytes):
+    with _probed(runner, name, mode, stack_bytes, backend):
         runner.time(name, 20)
         calls = max(20, min(2000, int(1_000_000 / max(runner.time(name, 100), 1.0))))
         probed = [runner.time(name, calls) for _ in range(_BATCHES)]
@@ -249,7 +253,7 @@ def uprobe_cost(name: str, mode: Mode, *, on_return: bool = False, stack_bytes: 
     Parameters
     ----------
     name : str
-        Class of the first instruction (`uprobe.instructions.instruction_class`).
+        Class of the first instruction (`uprobe.instructions.instruction_class`), or "jump" for user space.
     mode : str
         count: counted only; event: a record per entry; call: entry and return joined to one record.
     on_return : bool
@@ -269,7 +273,7 @@ def uprobe_cost(name: str, mode: Mode, *, on_return: bool = False, stack_bytes: 
     with contextlib.suppress(KeyError, TypeError, ValueError):
         return Cost(*(float(_kept()[key][part]) for part in ("median", "low", "high")))
     with Runner() as runner:
-        if name not in runner.places:
+        if (_JUMPED if name == _JUMP else name) not in runner.places:
             raise MissingCapability(
                 f"instruction class {name!r} does not exist on this architecture"
             )

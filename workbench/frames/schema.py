@@ -131,7 +131,7 @@ register(
             [
                 ("collector", "str", "", "collector"),
                 ("probe", "str", "", "probe or class of probes"),
-                ("instruction_class", "str", "", "nop5, emulated, single-step or not applicable"),
+                ("instruction_class", "str", "", "nop5, emulated, single-step, jump (user space) or not applicable"),
                 ("hits", "int64", "", "times the probe fired"),
                 ("cost", "float64", "ns", "calibrated cost of one hit, median"),
                 ("cost_low", "float64", "ns", "2.5th percentile of the calibration"),

@@ -146,7 +146,8 @@ class GpuCollector:
         calls, names = self._rings
         self._dtype = loaded.object.record_dtype("calls")
         self._stacks: StackReader | None = None
-        self._cost = RunCost(loaded) if self.stacks != "no" else None
+        kernel = target.backend == "kernel"
+        self._cost = RunCost(loaded) if kernel and self.stacks != "no" else None
         self._columns: ColumnReader | None = None
         if self.stacks == "no":
             self._columns = ColumnReader(calls, self._dtype)
@@ -237,7 +238,7 @@ class GpuCollector:
     # Data ---------------------------------------------------------------------------------------------------------
 
     def wake_fds(self) -> tuple[int, ...]:
-        return (self._rings[0].fd,) if self._rings and not self.count else ()
+        return (self._rings[0].fileno(),) if self._rings and not self.count else ()
 
     def drain(self) -> int:
         if self._hooks is None or self.count:

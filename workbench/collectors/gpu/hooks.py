@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -78,7 +78,7 @@ class Hooks:
         self._links: dict[int | None, dict[tuple[int, int], list[Link]]] = {}
         self.multi = how != "events"
         sizes = {"apis": len(self.apis), **map_sizes}
-        self.loaded = self._load(constants, sizes)
+        self.loaded: Any = self._load(constants, sizes)
         if how == "auto" and not self._multi_works():
             self.loaded.close()
             self.multi = False
@@ -141,6 +141,8 @@ class Hooks:
             layers = [self.apis[site.cookie & 0xFFFF].layer for site in sites]
             self.libraries[module.path] = {layer: layers.count(layer) for layer in LAYERS if layer in layers}
         if key in hooked:
+            if self._target.backend == "userspace" and not ahead:
+                self.loaded.refresh()  # it was waited for
             return
         links: list[Link] = []
         try:
@@ -165,6 +167,16 @@ class Hooks:
         self, program: str, on_return: bool, place: str, sites: list[Site], pid: int | None, links: list[Link]
     ) -> None:
         if not sites:
+            return
+        if self._target.backend == "userspace":
+            failed: dict[int, str] = {}
+            link = self.loaded.attach_uprobes(
+                program, place, [site.offset for site in sites], cookies=[site.cookie for site in sites],
+                pid=pid, on_return=on_return, refused=failed, wait=True,
+            )  # fmt: skip
+            links.append(link)
+            names = {i: self.apis[sites[i].cookie & 0xFFFF].name for i in failed}
+            self.refused += [f"{names[i]} of {place}: {why}" for i, why in failed.items()]
             return
         if self.multi:
             offsets = np.array([site.offset for site in sites], np.uint64)

@@ -70,12 +70,13 @@ class UprobeCollector:
     def attach(self, target: Target, sink: Sink) -> None:
         self._sink, self._target = sink, target
         options = self.options
-        self.plan = plan = make_plan(options, Modules(target.pid))
+        self.plan = plan = make_plan(options, Modules(target.pid), target.backend)
         self._exact = (
             options.children == "exact"
             and target.follow
             and not target.machine
-            and target.backend == "kernel"  # a child of an entered process has its parent's probes anyway
+            and target.backend
+            == "kernel"  # a child of an entered process has its parent's probes anyway
         )
         self._rows = Rows(options, plan, sink) if options.events else None
         self._stacks: StackReader | None = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,8 +70,11 @@ class Plan:
         return min(max(strings, default=0), MAX_STRINGS)
 
 
-def make_plan(options: Options, modules: Modules) -> Plan:
+def make_plan(options: Options, modules: Modules, backend: str = "kernel") -> Plan:
     """Resolve a specification.
+
+    `backend` says who takes the probes: in user space every site gets class "jump", and what cannot be probed is found
+    when it is attached.
 
     Raises
     ------
@@ -87,7 +92,10 @@ def make_plan(options: Options, modules: Modules) -> Plan:
                 "leave the offset away, or leave return=yes away",
             )
         sites = _functions(options, places, notes)
-    sites = [_checked(site) for site in sites]
+    if backend == "userspace":
+        sites = [dataclasses.replace(site, instruction_class="jump") for site in sites]
+    else:
+        sites = [_checked(site) for site in sites]
     notes += [f"{site.function}: not probed: {site.refused}" for site in sites if site.refused]
     kept = [site for site in sites if not site.refused]
     if not kept:
@@ -237,9 +245,6 @@ def _symbol(module: Module, name: str) -> int | None:
 
 def _checked(site: Site) -> Site:
     """The site with the class of its first instruction."""
-    import dataclasses
-    from pathlib import Path
-
     try:
         with Path(site.place.path).open("rb") as file:
             file.seek(site.place.file_offset)
@@ -252,8 +257,6 @@ def _checked(site: Site) -> Site:
 
 def _limited(sites: list[Site], notes: list[str]) -> list[Site]:
     """Hundreds of functions with arguments of their own would make hundreds of columns: number them instead."""
-    import dataclasses
-
     names = {name for site in sites for name, *_ in site.arguments}
     if len(names) <= MAX_COLUMNS:
         return sites
