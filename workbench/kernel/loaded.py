@@ -114,6 +114,12 @@ class Loaded:
                 view: NDArray[Any] = np.ndarray(shape, base, area, offset)
                 self.globals[name] = view
 
+    def __repr__(self) -> str:
+        return (
+            f"<Loaded {self.object.name} in the kernel: programs {', '.join(self.programs) or 'none'}; "
+            f"maps {', '.join(self.maps) or 'none'}>"
+        )
+
     def __enter__(self) -> Loaded:
         return self
 

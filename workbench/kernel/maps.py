@@ -18,6 +18,7 @@ from workbench.kernel.libbpf import errno_error, library
 __all__ = ("Map", "possible_cpus")
 
 HASH, ARRAY, PERCPU_HASH, PERCPU_ARRAY, LRU_HASH, LRU_PERCPU_HASH = 1, 2, 5, 6, 9, 10
+STACK_TRACE = 7
 _PER_CPU = (PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH)
 _MMAPABLE = 1 << 10
 _BATCH = 65536
@@ -91,6 +92,29 @@ class Map(MutableMapping[Any, Any]):
         if result:
             raise errno_error(f"lookup in map {self.name!r}", result)
         return self._decode(raw.raw[: self._slot * self._cpus])
+
+    def stack(self, number: int) -> NDArray[np.uint64]:
+        """Addresses of a stack by what `bpf_get_stackid` gave, innermost first; KeyError when it is not there.
+
+        Raises
+        ------
+        MissingCapability
+            The map is no stack trace.
+        """
+        if self.kind != STACK_TRACE:
+            raise MissingCapability(
+                f"map {self.name!r} holds no stacks", "declare it BPF_MAP_TYPE_STACK_TRACE"
+            )
+        raw = ctypes.create_string_buffer(max(self._slot, 8))
+        key = int(number).to_bytes(4, "little", signed=number < 0)
+        result = self._lib.bpf_map_lookup_elem_flags(self.fd, key, raw, 0)
+        if result == -errno.ENOENT:
+            raise KeyError(number)
+        if result:
+            raise errno_error(f"lookup in map {self.name!r}", result)
+        found = np.frombuffer(raw.raw[: self._slot // 8 * 8], np.uint64)
+        stack: NDArray[np.uint64] = found[found != 0]
+        return stack
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if self.kind in _PER_CPU:

@@ -102,6 +102,12 @@ class Loaded:
             views[name] = np.ndarray(shape, base, raw, variable.offset)
         return views
 
+    def __repr__(self) -> str:
+        return (
+            f"<Loaded {self.object.name} in user space: programs {', '.join(self.programs) or 'none'}; "
+            f"maps {', '.join((*self.maps, *self.rings)) or 'none'}>"
+        )
+
     def __enter__(self) -> Loaded:
         return self
 

@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +90,34 @@ def test_sampling_follows_later_threads(obj: BpfObject) -> None:
 def test_backends_are_named(obj: BpfObject) -> None:
     with pytest.raises(BadSpec, match="no backend"):
         obj.load("cloud")
+
+
+STACKS = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+struct {
+    __uint(type, BPF_MAP_TYPE_STACK_TRACE);
+    __uint(max_entries, 100);
+    __uint(key_size, 4);
+    __uint(value_size, 127 * 8);
+} stacks SEC(".maps");
+long last;
+SEC("uprobe") int called(void *ctx) { last = bpf_get_stackid(ctx, &stacks, BPF_F_USER_STACK); return 0; }
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+@pytest.mark.needs("uprobe")
+def test_stacks_of_a_map(tmp_path: Path) -> None:
+    path = tmp_path / "stacks.bpf.c"
+    path.write_text(STACKS)
+    libc = ctypes.CDLL(None)
+    with wb.compile(path).load("kernel") as loaded:
+        assert "stacks" in repr(loaded)
+        loaded.attach("called", "libc:labs", pid=os.getpid())
+        libc.labs(-3)
+        number = int(loaded.globals["last"][()])
+        stack = loaded.maps["stacks"].stack(number)
+        assert len(stack) and stack[0] == ctypes.cast(libc.labs, ctypes.c_void_p).value
+        with pytest.raises(KeyError):
+            loaded.maps["stacks"].stack((number + 1) % 100)
