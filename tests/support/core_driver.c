@@ -4,6 +4,7 @@
  *   core_driver records|columns LENGTH|spans FILE   a ring: size, consumer, producer position, the area twice
  *   core_driver rows MACHINE FILE                   .eh_frame: its address, the bytes
  *   core_driver stacks FILE                         rows, addresses, pids[], lengths[], addresses[]
+ *   core_driver hash TYPE OPERATIONS                random operations on a small map: 8 bytes a result or value
  *   core_driver threads RECORDS                     one thread produces, one reads; prints how many came in order
  */
 #include <inttypes.h>
@@ -13,6 +14,7 @@
 #include <string.h>
 
 #include "eh_frame.h"
+#include "runtime/maps.h"
 
 struct wb_stacks;
 int64_t wb_ring_columns(const uint8_t *, uint64_t, uint64_t *, const uint64_t *, uint32_t, uint32_t, const uint32_t *,
@@ -163,6 +165,54 @@ static void threads(uint64_t n)
 	printf("%" PRIu64 "\n", seen);
 }
 
+/* A thread that joined by hand: the emulator has no robust lists. */
+static struct wb_run *joined(struct wb_space *space)
+{
+	static struct wb_run run;
+	void *memory = aligned_alloc(4096, (WB_SPACE_LENGTH + 4095) / 4096 * 4096);
+
+	memset(memory, 0, WB_SPACE_LENGTH);
+	if (wb_space_format(memory, WB_SPACE_LENGTH, 4) || wb_space_open(space, memory, WB_SPACE_LENGTH))
+		exit(7);
+	((struct wb_shared *)memory)->highest = 1;
+	run.space = space;
+	run.self = &space->participants[1];
+	run.owner = run.self->generation = run.self->lock = 1;
+	return &run;
+}
+
+static void hash(uint32_t type, uint64_t operations)
+{
+	struct wb_space space = {0};
+	struct wb_run *run = joined(&space);
+	struct wb_segment wanted = {.type = type, .key_size = 8, .value_size = 24, .max_entries = 24, .cpus = 1, .flags = 64};
+	int64_t length = wb_segment_size(&wanted);
+	void *memory = aligned_alloc(4096, (size_t)(length + 4095) / 4096 * 4096);
+	uint64_t state = 88172645463325252ull;
+	struct wb_map map;
+
+	memset(memory, 0, (size_t)length);
+	if (wb_segment_format(memory, (uint64_t)length, &wanted) || wb_map_open(&map, memory, (uint64_t)length, &space))
+		exit(8);
+	while (operations--) {
+		state ^= state << 13;
+		state ^= state >> 7;
+		state ^= state << 17;
+		uint64_t key = state >> 20 & 31, what = state >> 8 & 7, value[3] = {state, ~state, key};
+		int64_t result;
+
+		if (what < 5)
+			result = wb_map_write(run, &map, &key, value, what < 3 ? 0 : what - 2);
+		else if (what == 5)
+			result = wb_map_erase(run, &map, &key);
+		else
+			result = wb_map_read(run, &map, &key, value, 0);
+		show(&result, sizeof result);
+		if (what > 5 && !result)
+			show(value, sizeof value);
+	}
+}
+
 int main(int count, char **words)
 {
 	if (count == 3 && !strcmp(words[1], "threads"))
@@ -171,6 +221,8 @@ int main(int count, char **words)
 		stacks(words[2]);
 	else if (count == 4 && !strcmp(words[1], "rows"))
 		rows((uint32_t)atoi(words[2]), words[3]);
+	else if (count == 4 && !strcmp(words[1], "hash"))
+		hash((uint32_t)atoi(words[2]), strtoull(words[3], NULL, 10));
 	else if (count == 4)
 		ring(words[1], (uint32_t)atoi(words[2]), words[3]);
 	else

@@ -70,6 +70,8 @@ class Crew:
         os.kill(self.pids[worker], signal.SIGKILL)
         if reap:
             self.reap(worker)
+        else:  # dead, not only told to die: a zombie
+            os.waitid(os.P_PID, self.pids[worker], os.WEXITED | os.WNOWAIT)
 
     def reap(self, worker: int) -> None:
         os.waitpid(self.pids.pop(worker), 0)

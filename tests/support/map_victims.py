@@ -63,8 +63,9 @@ def killed_at_step(
     buffers = [ctypes.create_string_buffer(x, len(x)) if isinstance(x, bytes) else x for x in (a, b)]
     arguments = [ctypes.addressof(x) if isinstance(x, ctypes.Array) else x for x in buffers]
     over = victims().killed_at_step(
-        _address("wb_run_new"), space.handle, _address(function), made.handle, *arguments, flags, warm_a, warm_b, warm, steps
-    )
+        _address("wb_run_new"), space.handle, _address(function), made.handle, *arguments, flags,
+        warm_a, warm_b, warm, steps,
+    )  # fmt: skip
     assert over >= 0, "the child did not come to where it was to be killed"
     return bool(over)
 

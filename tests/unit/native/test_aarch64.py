@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 import random
 import re
@@ -25,7 +26,16 @@ WARNINGS = [flag for flag in FLAGS if flag.startswith("-W")]
 
 
 def _driver(c: str, output: Path, *options: str) -> Path:
-    command = [c, "-std=c11", "-O2", *WARNINGS, *options, f"-I{HERE}", *map(str, sources()), str(DRIVER)]
+    command = [
+        c,
+        "-std=c11",
+        "-O2",
+        *WARNINGS,
+        *options,
+        f"-I{HERE}",
+        *map(str, sources()),
+        str(DRIVER),
+    ]
     subprocess.run([*command, "-o", str(output), "-lpthread"], check=True)
     return output
 
@@ -98,6 +108,44 @@ def test_stacks_get_the_same_ids(there: Path, here: Path, tmp_path: Path) -> Non
     ids = on_aarch64(there, "stacks", tmp_path / "stacks")
     assert len(ids) == 4 * len(chosen) and len(set(struct.unpack(f"<{len(chosen)}i", ids))) > 300
     assert ids == on_this(here, "stacks", tmp_path / "stacks")
+
+
+def _expected(operations: int) -> bytes:
+    """What a dict says to the driver's operations on a hash map of 24 entries."""
+    state, content, said = 88172645463325252, {}, []  # type: ignore[var-annotated]
+    for _ in range(operations):
+        state ^= state << 13 & (1 << 64) - 1
+        state ^= state >> 7
+        state ^= state << 17 & (1 << 64) - 1
+        key, what = state >> 20 & 31, state >> 8 & 7
+        result, found = 0, b""
+        if what < 5:
+            flags = 0 if what < 3 else what - 2
+            if key in content and flags == 1:
+                result = -errno.EEXIST
+            elif key not in content and flags == 2:
+                result = -errno.ENOENT
+            elif key not in content and len(content) == 24:
+                result = -errno.E2BIG
+            else:
+                content[key] = struct.pack("<QQQ", state, state ^ (1 << 64) - 1, key)
+        elif key not in content:
+            result = -errno.ENOENT
+        elif what == 5:
+            del content[key]
+        else:
+            found = content[key]
+        said.append(struct.pack("<q", result) + found)
+    return b"".join(said)
+
+
+@pytest.mark.parametrize("kind", [1, 5, 9, 10])
+def test_hash_maps_do_what_they_do_here(kind: int, there: Path, here: Path) -> None:
+    """With locks at first, then by the bias of the only thread."""
+    made = on_aarch64(there, "hash", kind, 20_000)
+    assert made == on_this(here, "hash", kind, 20_000)
+    if kind in (1, 5):
+        assert made == _expected(20_000)
 
 
 def test_headers_and_positions_are_read_and_written_in_order(tmp_path: Path) -> None:

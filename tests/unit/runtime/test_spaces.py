@@ -184,6 +184,61 @@ def test_a_thread_without_a_list_of_its_c_library(space: Space) -> None:
     os.close(told)
 
 
+DENY_MEMBARRIER = """
+import ctypes, errno, os, platform, struct
+from workbench.objects.linked import LinkedMap
+from workbench.runtime.maps import Space, current_run
+from workbench.runtime.maps.core import MapError
+
+numbers = {"x86_64": 324, "aarch64": 283}
+program = struct.pack("<HBBI", 0x20, 0, 0, 0)  # the number of the system call
+program += struct.pack("<HBBI", 0x15, 0, 1, numbers[platform.machine()])
+program += struct.pack("<HBBI", 0x06, 0, 0, 0x50000 | errno.EPERM) + struct.pack("<HBBI", 0x06, 0, 0, 0x7FFF0000)
+
+
+class Filter(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
+
+
+def deny():
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert not libc.prctl(38, 1, 0, 0, 0)
+    assert not libc.prctl(22, 2, ctypes.byref(Filter(4, program)), 0, 0), os.strerror(ctypes.get_errno())
+
+
+with Space() as space:
+    early = os.environ.get("EARLY")
+    if early:
+        deny()
+    try:
+        current_run(space)
+        print("joined")
+    except MapError as error:
+        print(error.errno == errno.ENOSYS, "seccomp" in error.hint)
+    if not early:
+        made = space.create(LinkedMap("h", 1, 8, 8, 4))
+        if not (other := os.fork()):
+            made.update(bytes(8), bytes(8))
+            os.kill(os.getpid(), 19)  # stays, a participant
+        os.waitpid(other, os.WUNTRACED)
+        deny()
+        for turn in range(3000):  # more than there are slots that never were used
+            made.update(bytes(8), struct.pack("<Q", turn))
+        print(struct.unpack("<Q", made[bytes(8)])[0])
+        os.kill(other, 9)
+"""
+
+
+def test_a_process_that_may_not_call_membarrier() -> None:
+    """Is refused when it joins; one that is denied it later goes on, and uses no slot again."""
+    command = [sys.executable, "-c", DENY_MEMBARRIER]
+    for early, expected in (("1", "True True"), ("", "joined\n2999")):
+        said = subprocess.run(
+            command, env={**os.environ, "EARLY": early}, capture_output=True, text=True, timeout=100
+        )
+        assert said.stdout.strip() == expected, said.stderr
+
+
 def test_a_forked_child_is_another_participant(space: Space) -> None:
     mine = current_run(space)
     assert ctypes.c_void_p.from_address(mine + 24).value

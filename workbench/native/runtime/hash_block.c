@@ -233,6 +233,8 @@ int64_t wb_block_slots(struct wb_run *run, struct wb_map *map, struct wb_block *
             return 0;
         if (steal(run, map, mine, 0, some, 0) && ripe(map, mine))
             return 0;
+        if (run->flags & WB_RUN_FENCE && !alone)
+            return -ENOMEM;
         if (turn > 1) {
             /* What another took out is judged by a grace period that began after it had. */
             uint32_t highest = WB_LOAD(&wb_shared(map->space)->highest);

@@ -250,11 +250,11 @@ void wb_end_slow(struct wb_run *run) {
 /* Every other thread's stores so far are seen by us, and ours by them. False: a filter that was installed after joining
  * denies the call; no processor keeps a store to itself for as long as we slept instead, but that is no promise. */
 bool wb_barrier(struct wb_run *run) {
-    (void)run;
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     int64_t error = wb_system_call(SYS_membarrier, MEMBARRIER_GLOBAL_EXPEDITED, 0, 0, 0, 0, 0);
     if (__builtin_expect(error, 0)) {
         int64_t nap[2] = {0, BARRIER_NAP};
+        run->flags |= WB_RUN_FENCE;
         wb_system_call(SYS_nanosleep, (int64_t)nap, 0, 0, 0, 0, 0);
     }
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -296,5 +296,5 @@ uint64_t wb_grace_of_holders(struct wb_run *run, bool *alone) {
     *alone = true;
     for (uint32_t i = 1; i <= highest && i < WB_PARTICIPANTS && *alone; i++)
         *alone = i == run->owner || wb_dead(space, i);
-    return *alone || wb_barrier(run) ? grace(run, true, true) : 0;
+    return *alone || (!(run->flags & WB_RUN_FENCE) && wb_barrier(run)) ? grace(run, true, true) : 0;
 }

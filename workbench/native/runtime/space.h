@@ -10,7 +10,7 @@
 #define WB_SPACE_LENGTH (sizeof(struct wb_shared))
 
 /* What entering a program has to do besides storing the epoch: bits of run->flags. */
-#define WB_RUN_FENCE 0x10000u /* membarrier(2) does not reach this thread */
+#define WB_RUN_FENCE 0x10000u /* membarrier(2) was denied to this thread after it had joined */
 #define WB_RUN_CLAIM 0x20000u /* no leased slot of per-CPU maps: claim one for each program */
 #define WB_RUN_SLOW (WB_RUN_FENCE | WB_RUN_CLAIM)
 
