@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.needs("ring buffer")
 
 ARRAY, PROG_ARRAY, PERF, PERCPU_ARRAY, STACK_TRACE, LPM, ARRAY_OF_MAPS = 2, 3, 4, 6, 7, 11, 12
 QUEUE, STACK, RING, BLOOM, USER_RING = 22, 23, 27, 30, 31
-NO_PREALLOC = 1
+NO_PREALLOC, RDONLY, WRONLY = 1, 8, 16
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,9 @@ def test_array(space: Space, size: int, operations: list[tuple[str, int, int, in
     kernel, ours = KernelMap(shape), SharedMap(space, shape)
     try:
         for name, key, value, flag in operations:
-            for_both = [_element(m, name, u32(key), bytes([value]) * size, flag) for m in (kernel, ours)]
+            for_both = [
+                _element(m, name, u32(key), bytes([value]) * size, flag) for m in (kernel, ours)
+            ]
             assert for_both[0] == for_both[1], (name, key, value, flag)
     finally:
         kernel.close()
@@ -158,7 +161,9 @@ def _possible() -> int:
 
 
 queue_operations = st.tuples(
-    st.sampled_from(("push", "push", "pop", "peek", "delete", "next", "keyed lookup", "keyed update")),
+    st.sampled_from(
+        ("push", "push", "pop", "peek", "delete", "next", "keyed lookup", "keyed update")
+    ),
     st.integers(0, 255),
     st.sampled_from((0, 0, 0, 1, 2, 2, 3, 4)),
 )
@@ -205,7 +210,8 @@ def _lpm_key(data: bytes, bits: int) -> bytes:
 
 lpm_keys = st.builds(
     _lpm_key,
-    st.binary(min_size=2, max_size=2) | st.sampled_from((b"\0\0", b"\x80\0", b"\xc0\0", b"\xc0\x80", b"\xff\xff")),
+    st.binary(min_size=2, max_size=2)
+    | st.sampled_from((b"\0\0", b"\x80\0", b"\xc0\0", b"\xc0\x80", b"\xff\xff")),
     st.integers(0, 17),
 )
 
@@ -338,9 +344,9 @@ def test_array_of_maps(space: Space) -> None:
             opened.append(other)
             number = int(our_other.map.struct.id)
             ours.map.offer(number, our_other.map.handle, our_other.map)  # type: ignore[attr-defined]
-            assert (
-                kernel.update(u32(1), u32(other.fd))[0] == ours.update(u32(1), u32(number))[0]
-            ), shape
+            assert kernel.update(u32(1), u32(other.fd))[0] == ours.update(u32(1), u32(number))[0], (
+                shape
+            )
         assert ours.lookup(u32(0)) == (0, our_id)
         for key in (0, 0, 1, 2):
             assert kernel.lookup(u32(key))[0] == ours.lookup(u32(key))[0], key
@@ -349,3 +355,28 @@ def test_array_of_maps(space: Space) -> None:
     finally:
         for one in opened:
             os.close(one.fd)
+
+
+@pytest.mark.parametrize("flags", [RDONLY, WRONLY])
+@pytest.mark.parametrize("kind", [1, 2, 5, 6, 9, LPM, QUEUE, STACK, BLOOM])
+def test_what_flags_deny_to_processes(space: Space, kind: int, flags: int) -> None:
+    keyless = kind in (QUEUE, STACK, BLOOM)
+    more = NO_PREALLOC if kind == LPM else 0
+    key_size = 0 if keyless else 4 if kind in (ARRAY, PERCPU_ARRAY) else 8
+    shape = LinkedMap("d", kind, key_size, 8, 4, flags | more)
+    kernel, ours = KernelMap(shape), SharedMap(space, shape)
+    key, value = bytes(key_size), bytes(8 << 13)  # per-CPU values of any machine
+    try:
+        seen = []
+        for one in (kernel, ours):
+            if keyless:
+                results = [one.push(bytes(8)), one.peek()]
+                results += [one.pop()] if kind != BLOOM else []
+            else:
+                one.value_size = len(value)
+                results = [one.update(key, value), one.lookup(key), one.delete(key)]
+                results += [one.next_key(None), one.take(key)] if kind == 1 else []
+            seen.append([error for error, _ in results])
+        assert seen[0] == seen[1] and errno.EPERM in seen[0]
+    finally:
+        kernel.close()

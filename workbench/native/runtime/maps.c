@@ -1,4 +1,5 @@
 /* The table of map types, the life of segments, and the system call side of maps. */
+#include "map_type.h"
 #include "maps.h"
 
 #include <errno.h>
@@ -112,6 +113,11 @@ WB_EXPORT int64_t wb_map_open(struct wb_map *map, void *memory, uint64_t length,
     return error;
 }
 
+/* What the flags of a map deny to this side (kernel/bpf/syscall.c, map_get_sys_perms). */
+#define NEEDS(denying)                                                                                                 \
+    if (map->flags & (denying))                                                                                        \
+        return -EPERM;
+
 #define BETWEEN(operation, ...)                                                                                        \
     int64_t result = -EOPNOTSUPP;                                                                                    \
     if (!map->ops->operation)                                                                                          \
@@ -125,36 +131,44 @@ WB_EXPORT int64_t wb_map_open(struct wb_map *map, void *memory, uint64_t length,
     return result;
 
 WB_EXPORT int64_t wb_map_read(struct wb_run *run, struct wb_map *map, const void *key, void *value, uint64_t flags) {
+    NEEDS(WB_F_WRONLY)
     BETWEEN(read, key, value, flags)
 }
 
 WB_EXPORT int64_t wb_map_write(struct wb_run *run, struct wb_map *map, const void *key, const void *value,
                                uint64_t flags) {
+    NEEDS(WB_F_RDONLY)
     BETWEEN(write, key, value, flags)
 }
 
 WB_EXPORT int64_t wb_map_erase(struct wb_run *run, struct wb_map *map, const void *key) {
+    NEEDS(WB_F_RDONLY)
     BETWEEN(erase, key)
 }
 
 WB_EXPORT int64_t wb_map_take(struct wb_run *run, struct wb_map *map, const void *key, void *value) {
+    NEEDS(WB_F_RDONLY | WB_F_WRONLY)
     if (!map->ops->take)
         return -524; /* ENOTSUPP, which the kernel gives here */
     BETWEEN(take, key, value)
 }
 
 WB_EXPORT int64_t wb_map_next_key(struct wb_run *run, struct wb_map *map, const void *key, void *next) {
+    NEEDS(WB_F_WRONLY)
     BETWEEN(next_key, key, next)
 }
 
 WB_EXPORT int64_t wb_map_push(struct wb_run *run, struct wb_map *map, const void *value, uint64_t flags) {
+    NEEDS(WB_F_RDONLY)
     BETWEEN(push, value, flags)
 }
 
 WB_EXPORT int64_t wb_map_pop(struct wb_run *run, struct wb_map *map, void *value) {
+    NEEDS(WB_F_RDONLY | WB_F_WRONLY)
     BETWEEN(pop, value)
 }
 
 WB_EXPORT int64_t wb_map_peek(struct wb_run *run, struct wb_map *map, void *value) {
+    NEEDS(WB_F_WRONLY)
     BETWEEN(peek, value)
 }
