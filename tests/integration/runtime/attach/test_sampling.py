@@ -74,6 +74,7 @@ int main(void)
 {
 	char line[64];
 	setvbuf(stdout, 0, _IONBF, 0);
+	setvbuf(stdin, 0, _IONBF, 0); // what follows an exec is for the new program
 	printf("%p %p\n", (void *)heavy, (void *)light);
 	while (fgets(line, sizeof line, stdin)) {
 		double seconds = atof(line + 1);
