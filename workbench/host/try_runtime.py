@@ -35,6 +35,7 @@ def _program(text: str) -> bytes:
 @trial(
     "executable memory",
     "let this process map memory files executable: sysctl vm.memfd_noexec=0, no MemoryDenyWriteExecute in its unit",
+    limit=60.0,
 )
 def _executable_memory(stack: ExitStack) -> str:
     from workbench.runtime.jit.code import map_code
@@ -60,7 +61,7 @@ def _unmap(base: int, length: int) -> None:
     libc.munmap(base, length)
 
 
-@trial("userspace JIT", _EXTRA, limit=30.0)
+@trial("userspace JIT", _EXTRA, limit=60.0)
 def _jit(stack: ExitStack) -> str:
     from workbench.runtime.jit import run_raw
     from workbench.runtime.jit.llvm import binding
@@ -96,6 +97,7 @@ def _namespaces(stack: ExitStack) -> Path:
     "userspace maps",
     "set WORKBENCH_NAMESPACES to a folder of your own on a tmpfs",
     "set WORKBENCH_NAMESPACES to a folder of your own on a tmpfs",
+    limit=60.0,
 )
 def _maps(stack: ExitStack) -> str:
     from workbench.objects.linked import LinkedMap
@@ -125,7 +127,7 @@ def _maps(stack: ExitStack) -> str:
     "userspace probe",
     "let this user trace its own processes: sysctl kernel.yama.ptrace_scope=1 or 0",
     "let this user trace its own processes: sysctl kernel.yama.ptrace_scope=1 or 0",
-    limit=40.0,
+    limit=60.0,
 )
 def _probe(stack: ExitStack) -> str:
     from workbench.objects.linked import Function, LinkedProgram

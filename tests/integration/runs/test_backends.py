@@ -25,7 +25,10 @@ char LICENSE[] SEC("license") = "GPL";
 """
 ROWS = 300
 
-pytestmark = pytest.mark.needs("clang", "userspace JIT", "userspace maps", "userspace probe")
+pytestmark = [
+    pytest.mark.needs("clang", "userspace JIT", "userspace maps", "userspace probe"),
+    pytest.mark.timeout(300),
+]
 
 
 @pytest.fixture(scope="module")
