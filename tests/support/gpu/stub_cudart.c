@@ -194,5 +194,8 @@ cudaError_t cudaDeviceSynchronize(void) { counts.calls++; return spin(); }
 void __cudaRegisterFunction(void **h, const char *host, char *device, const char *name, int limit, void *a, void *b,
 			    void *c, void *d, int *e)
 {
-	(void)h, (void)host, (void)device, (void)name, (void)limit, (void)a, (void)b, (void)c, (void)d, (void)e;
+	static volatile int last __attribute__((unused)); /* no shorter than a jump */
+
+	(void)h, (void)host, (void)device, (void)name, (void)a, (void)b, (void)c, (void)d, (void)e;
+	last = limit;
 }
