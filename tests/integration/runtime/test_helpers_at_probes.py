@@ -269,3 +269,27 @@ def test_what_the_kernel_alone_has_is_named(section: str, tmp_path: Path) -> Non
     with pytest.raises(MissingCapability) as refused, made.load("userspace") as loaded:
         loaded.attach("prog", pid=os.getpid())
     assert "kernel" in refused.value.hint
+
+
+LACKING = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+struct { __uint(type, BPF_MAP_TYPE_DEVMAP); __uint(max_entries, 4); __type(key, __u32); __type(value, __u32); }
+	ports SEC(".maps");
+SEC("uprobe") int maps(void *ctx) { return 0; }
+SEC("tc") int helpers(struct __sk_buff *ctx) { char byte; return bpf_skb_load_bytes(ctx, 0, &byte, 1); }
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "what"), [("maps", "type devmap"), ("helpers", "bpf_skb_load_bytes")]
+)
+def test_maps_and_helpers_of_the_kernel_alone_are_named(
+    program: str, what: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "lacking.bpf.c"
+    path.write_text(LACKING)
+    with pytest.raises(MissingCapability, match=what) as refused:
+        wb.compile(path).load("userspace", programs=[program])
+    assert "backend='kernel'" in refused.value.hint

@@ -317,8 +317,10 @@ class Space:
     def _make(self, path: Path, name: str, segment: CSegment) -> Any:
         length = core().wb_segment_size(ctypes.byref(segment))
         if length == -errno.EOPNOTSUPP:
+            from workbench.runtime.verifier.map_rules import type_name
+
             raise MissingCapability(
-                f"map {name!r}: type {segment.type} does not exist in user space",
+                f"map {name!r}: type {type_name(int(segment.type))} does not exist in user space",
                 "load the object with backend='kernel'",
             )
         if length < 0:
