@@ -8,7 +8,7 @@ functions hides nothing. A file is read once; what is found holds for every proc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,15 @@ from workbench.frames.symbols.functions import function_ranges
 from workbench.runtime.attach.relocate import JUMP, padding
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 __all__ = ("CallSite", "Refusal", "find_sites")
 
 _SYSCALL = b"\x0f\x05"
 _RETURN = bytes.fromhex("48c7c00f000000")
+_INSTRUCTIONS = 4  # SHF_EXECINSTR
 _BEYOND = 16
 _LOOK_AHEAD = 8
 
@@ -87,6 +90,11 @@ def _find(
             for one in elf.loads
             if one["flags"] & 1
         ]
+        parts = [
+            (one.address, one.address + one.size)
+            for one in elf.sections
+            if one.flags & _INSTRUCTIONS and not one.name.startswith(".plt")
+        ]
         try:
             described = function_ranges(elf)
         except BadElf:
@@ -100,9 +108,13 @@ def _find(
         candidates = _occurrences(code) + base
         if not len(candidates):
             continue
-        far = _far_targets(base, code)
+        far = cache(
+            partial(_far_targets, base, code)
+        )  # most files have no call, but its bytes by chance
         functions: dict[tuple[int, int, str], list[int]] = {}
         for at, function in zip(candidates.tolist(), _functions(symbols, candidates), strict=True):
+            if parts and not any(start <= at < end for start, end in parts):
+                continue  # data, or jumps through a table, whose distances are any bytes
             if function is None or function[0] < base:
                 refused.append(Refusal(at, "", "no function is known to hold it"))
             else:
@@ -177,7 +189,7 @@ class _Function:
     """One function, decoded."""
 
     def __init__(
-        self, start: int, end: int, name: str, body: bytes, far: NDArray[np.int64]
+        self, start: int, end: int, name: str, body: bytes, far: Callable[[], NDArray[np.int64]]
     ) -> None:
         from iced_x86 import Code, Decoder, FlowControl
 
@@ -206,8 +218,9 @@ class _Function:
 
     def _entered(self, after: int, until: int) -> bool:
         """A branch leads to a byte in (after, until]."""
-        low = np.searchsorted(self._far, after + 1)
-        if low < len(self._far) and self._far[low] <= until:
+        far = self._far()
+        low = np.searchsorted(far, after + 1)
+        if low < len(far) and far[low] <= until:
             return True
         return any(after < target <= until for target in self._targets)
 

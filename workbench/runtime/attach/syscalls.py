@@ -212,7 +212,11 @@ class SystemCalls:
             if other.installed and other.address < high and low < other.address + JUMP:
                 self.refused[name] = f"the probe of {other.name} is in the way"
                 return False
-        code = self.process.memory.read(place.address, length)
+        try:
+            code = self.process.memory.read(place.address, length)
+        except MissingCapability:
+            self.refused[name] = "this part of the file is not mapped"
+            return False
         at = site.call - site.start
         if code[at : at + 2] != b"\x0f\x05":
             self.refused[name] = "its bytes were changed, by a probe or another tool"

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_threads_that_sleep_in_calls_survive_cycles(program: Path) -> None:
     with running([program, "busy"]) as target:
         words = int(target.read()[0], 16)
         with Process(target.pid) as process:
-            for cycle in range(60):
+            for cycle in range(40):
                 links = both(process, words)
                 if cycle == 20:
                     target.ask("break 0")
@@ -138,7 +139,6 @@ int main(void) {
     printf("%p\n", (void *)words); fflush(stdout);
     while (scanf("%15s", what) == 1) {
         if (!strcmp(what, "enter")) {  /* both threads are in a handler that interrupted their call */
-            usleep(1000);
             pthread_kill(a, SIGUSR1); wait_for(&inside, 2 * turn + 1);
             pthread_kill(b, SIGUSR2); wait_for(&inside, 2 * turn + 2);
         } else {
@@ -153,6 +153,12 @@ int main(void) {
 """
 
 
+def sleeping_in(pid: int) -> set[str]:
+    """Numbers of the calls that the threads but the first are in; other words while they run."""
+    threads = sorted(Path(f"/proc/{pid}/task").iterdir(), key=lambda one: int(one.name))
+    return {(one / "syscall").read_text().split()[0] for one in threads[1:]}
+
+
 @pytest.mark.parametrize("when", ["attach", "detach", "both"])
 def test_interrupted_calls_whose_handler_is_running(tmp_path: Path, when: str) -> None:
     """What a signal handler will return to is inside the replaced bytes: it is moved as well."""
@@ -163,6 +169,7 @@ def test_interrupted_calls_whose_handler_is_running(tmp_path: Path, when: str) -
             for turn in range(1, 16):
                 if when == "detach":
                     links = both(process, words)
+                wait_for(lambda: sleeping_in(target.pid) == {"34", "0"})  # pause, read
                 target.ask("enter")
                 if when != "detach":
                     links = both(process, words)
@@ -423,7 +430,7 @@ def test_data_between_functions_hides_nothing(tmp_path: Path) -> None:
     assert "" in named  # what lies between functions is named, not passed over
 
 
-def test_unprivileged(program: Path) -> None:
+def test_unprivileged(dynamic: Path) -> None:
     """Ordinary users hook their own processes."""
     if os.getuid():
         pytest.skip("already an ordinary user")
@@ -442,16 +449,14 @@ with running([sys.argv[1]]) as target:
         print(link.hits, process.system_calls.hooked > 100)
 """
     support = Path(__file__).parents[3] / "support"
-    folder = program.parent
+    folder = dynamic.parent
     while folder != folder.parent and folder.name != "tmp":
         folder.chmod(folder.stat().st_mode | 0o055)
         folder = folder.parent
-    import tempfile
-
     with tempfile.TemporaryDirectory() as home:
         Path(home).chmod(0o777)
         result = subprocess.run(
-            [sys.executable, "-c", script, program, support],
+            [sys.executable, "-c", script, dynamic, support],
             user=65534, group=65534, extra_groups=[], capture_output=True, text=True, timeout=120,
             env={**os.environ, "HOME": home, "WORKBENCH_NAMESPACES": f"{home}/n", "XDG_CACHE_HOME": home},
         )  # fmt: skip
