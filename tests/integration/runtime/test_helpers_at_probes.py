@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from probed_programs import Running, build, running
 
 import workbench as wb
 from workbench.errors import BadSpec, MissingCapability
+from workbench.native.ring_reader import RecordReader
 from workbench.objects.model import BpfObject
+from workbench.runtime.maps.rings import PerfEventArray, UserRing
 
 pytestmark = pytest.mark.needs("clang", "ptrace")
 
@@ -117,6 +120,25 @@ SEC("uprobe") int locks(void *ctx) /* the kernel lets no probe take a lock: it m
 	}
 	return 0;
 }
+struct { __uint(type, BPF_MAP_TYPE_USER_RINGBUF); __uint(max_entries, 65536); } orders SEC(".maps");
+SEC("uprobe") int emits(struct registers *ctx)
+{
+	__u64 record[2] = {ctx->di, bpf_get_current_pid_tgid()};
+	output[0] = bpf_perf_event_output(ctx, &events, BPF_F_CURRENT_CPU, record, sizeof(record));
+	return 0;
+}
+static long take(struct bpf_dynptr *record, void *none)
+{
+	__u64 value = 0;
+	bpf_dynptr_read(&value, sizeof(value), record, 0, 0);
+	hits += value;
+	return value == 4;
+}
+SEC("uprobe") int drains(void *ctx)
+{
+	output[1] = bpf_user_ringbuf_drain(&orders, take, NULL, 0);
+	return 0;
+}
 #define TRY(address) { if (bpf_probe_read_user(&value, 8, (void *)(address))) bad++; else read++; }
 SEC("uprobe") int reads(struct registers *ctx)
 {
@@ -210,6 +232,37 @@ def test_locks(obj: BpfObject, program: Path, target: Running) -> None:
         for _ in range(3):
             target.ask("1")
         assert int(loaded.globals["hits"][()]) == 3
+
+
+def test_perf_output_is_read(obj: BpfObject, program: Path, target: Running) -> None:
+    with obj.load("userspace", programs=["emits"], pid=target.pid) as loaded:
+        events = loaded.maps["events"]
+        assert isinstance(events, PerfEventArray)
+        events.enable()
+        loaded.attach("emits", at(program))
+        for number in range(20):
+            target.ask(str(number))
+        found = []
+        for ring in events.rings:
+            records = RecordReader(ring).drain()
+            for start, length in zip(records.starts, records.lengths, strict=True):
+                found.append(bytes(records.buffer[int(start) : int(start) + int(length)])[:16])
+        assert int(loaded.globals["output"][0]) == 0 and events.dropped == 0
+        who = target.pid << 32 | target.pid
+        assert sorted(found) == sorted(struct.pack("<QQ", number, who) for number in range(20))
+
+
+def test_orders_are_drained(obj: BpfObject, program: Path, target: Running) -> None:
+    with obj.load("userspace", programs=["drains"], pid=target.pid) as loaded:
+        orders = loaded.maps["orders"]
+        assert isinstance(orders, UserRing)
+        for number in (1, 2, 4, 8):
+            orders.put(struct.pack("<Q", number))
+        loaded.attach("drains", at(program))
+        target.ask("1")
+        assert int(loaded.globals["hits"][()]) == 7 and int(loaded.globals["output"][1]) == 3
+        target.ask("1")
+        assert int(loaded.globals["hits"][()]) == 15 and int(loaded.globals["output"][1]) == 1
 
 
 def test_no_pointer_harms_the_target(obj: BpfObject, program: Path, target: Running) -> None:
