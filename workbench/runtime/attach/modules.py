@@ -13,9 +13,9 @@ import numpy as np
 from workbench.errors import BadSpec, MissingCapability, UnknownSymbol
 from workbench.frames.symbols.elf import ElfSymbols, Symbol
 from workbench.frames.symbols.elffile import SYMBOL_DTYPE, BadElf, ElfFile
+from workbench.frames.symbols.inlined import inlined
 from workbench.frames.symbols.mappings import readable_place
 from workbench.runtime.attach.files import addresses_of
-from workbench.runtime.attach.inlined import inlined
 from workbench.runtime.attach.link import Spot
 from workbench.runtime.attach.memory import Mapping, mappings
 
