@@ -11,6 +11,8 @@ from workbench.runtime.isa import opcodes as op
 
 __all__ = (
     "CONTEXT",
+    "CONTEXT_BYTES",
+    "DATA",
     "FRAME",
     "MAPS",
     "PACKET",
@@ -35,6 +37,10 @@ MAPS: Final = (
     LinkedMap("table", 1, 4, 16, 8),
     LinkedMap("results", 2, 4, 64, 1),
 )
+#: Bytes of the contexts that are plain memory here: registers of a probe, the argument of a syscall program.
+CONTEXT_BYTES: Final = {"kprobe": 168, "syscall": 64}
+#: Offsets of the packet's start and end in the contexts that have a packet.
+DATA: Final = {"xdp": (0, 4), "sched_cls": (76, 80)}
 SCALARS: Final = (0, 1, 2, 3, 4, 5)
 CONTEXT, PACKET, SPARE, VALUE, FRAME = 6, 7, 8, 9, 10
 WIDTHS: Final = (op.B, op.H, op.W, op.DW)
@@ -61,8 +67,9 @@ _EDGES: Final = (
 class Builder:
     """Instructions with labels."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, type: str = "xdp") -> None:
         self.rng = rng
+        self.type = type
         self.code: list[tuple[Instruction, str]] = []
         self.labels: dict[str, int] = {}
         self.size = 0

@@ -10,21 +10,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.bench.fuzz_builder import MAPS
+from workbench.bench.fuzz_builder import CONTEXT_BYTES, MAPS
 from workbench.bench.fuzz_programs import FuzzProgram
 from workbench.errors import MissingCapability
-from workbench.kernel.raw_program import KernelMap, KernelProgram
+from workbench.kernel.raw_program import PROGRAM_TYPES, KernelMap, KernelProgram
 from workbench.runtime.interpreter import Interpreter
 from workbench.runtime.interpreter.helpers import REFERENCE_HELPERS
 from workbench.runtime.interpreter.maps import ReferenceMap
 from workbench.runtime.jit.program import Program
-from workbench.runtime.lower import lower, native_xdp
+from workbench.runtime.lower import lower, native_skb, native_xdp
 from workbench.runtime.maps import Space, current_run
 from workbench.runtime.verifier import Verdict
 
 __all__ = ("CompiledEngine", "Difference", "InterpreterEngine", "KernelEngine", "Result", "compare")
 
-_CONTEXT_BYTES = 24  # struct xdp_md
+
 _MAP_32BIT, _FAILED = 0x40, ctypes.c_void_p(-1).value
 _STEPS = 200_000
 
@@ -72,21 +72,40 @@ class Packet:
                 "no memory below 4 GiB", "the system places everything above it"
             )
 
-    def put(self, data: bytes, *, lowered: bool = False) -> tuple[int, int]:
-        """Addresses of context and packet; the packet ends at the end of the page, so that overruns are seen."""
+    def put(self, type: str, data: bytes, *, lowered: bool = False) -> tuple[int, int, int]:
+        """Addresses of context and packet, bytes of the context.
+
+        The packet ends at the end of the page, so that overruns are seen; a context without a packet does as well.
+        """
         start = self.base + mmap.PAGESIZE - len(data)
         ctypes.memmove(start, data, len(data))
         end = start + len(data)
-        kernel = struct.pack("<6I", start, end, start, 1, 0, 0)
-        context = native_xdp(start, end) if lowered else kernel
+        if type in CONTEXT_BYTES:
+            size = CONTEXT_BYTES[type]
+            at = self.base + mmap.PAGESIZE - size
+            ctypes.memmove(at, plain_context(type, data), size)
+            return at, start, size
+        if type == "xdp":
+            kernel = struct.pack("<6I", start, end, start, 1, 0, 0)
+            context = native_xdp(start, end) if lowered else kernel
+        elif lowered:
+            context = native_skb(start, end)
+        else:
+            context = struct.pack("<76xII108x", start, end)
         ctypes.memmove(self.base, context, len(context))
-        return self.base, start
+        return self.base, start, len(context)
 
     def close(self) -> None:
         """Let the memory go."""
         if self.base:
             self._unmap(self.base, mmap.PAGESIZE)
             self.base = 0
+
+
+def plain_context(type: str, data: bytes) -> bytes:
+    """The context of a program without a packet, made of the bytes that others have as packet."""
+    size = CONTEXT_BYTES[type]
+    return (data * (size // max(len(data), 1) + 1)).ljust(size, b"\0")[:size]
 
 
 class InterpreterEngine:
@@ -101,13 +120,13 @@ class InterpreterEngine:
         """One run with fresh maps."""
         maps = [ReferenceMap(shape) for shape in MAPS]
         machine = Interpreter(one.program, maps=maps, helpers=REFERENCE_HELPERS, steps=_STEPS)
-        context, packet = self._packet.put(one.packet)
-        regions = [
-            (context, _CONTEXT_BYTES, "context", False),
-            (packet, len(one.packet), "packet", True),
-        ]
-        outcome = machine.run([context], regions)
-        after = ctypes.string_at(packet, len(one.packet))
+        type = one.program.type
+        context, packet, size = self._packet.put(type, one.packet)
+        regions = [(context, size, "context", type in ("syscall", "sched_cls"))]
+        if type not in CONTEXT_BYTES:
+            regions.append((packet, len(one.packet), "packet", True))
+        outcome = machine.run([context], regions, packet=(packet, len(one.packet)))
+        after = _after(type, context, packet, one)
         return Result(outcome.r0, after, tuple(used.content for used in maps))
 
     def close(self) -> None:
@@ -144,11 +163,12 @@ class CompiledEngine:
         program = Program(code, MAPS, self._maps, verdict, cached=False)
         try:
             program.start(self.name)
-            context, packet = self._packet.put(one.packet, lowered=verdict is not None)
+            type = one.program.type
+            context, packet, _ = self._packet.put(type, one.packet, lowered=verdict is not None)
             r0 = self._execute(program.address, context, current_run(self._space))
         finally:
             program.close()
-        after = ctypes.string_at(packet, len(one.packet))
+        after = _after(type, context, packet, one)
         return Result(
             r0,
             after,
@@ -159,6 +179,13 @@ class CompiledEngine:
         """Let its maps go."""
         self._packet.close()
         self._space.close()
+
+
+def _after(type: str, context: int, packet: int, one: FuzzProgram) -> bytes:
+    """The packet, or what a program without one has in its place, after a run."""
+    if type in CONTEXT_BYTES:
+        return b""
+    return ctypes.string_at(packet, len(one.packet))
 
 
 def _content(used: Any, shape: Any) -> dict[bytes, bytes]:
@@ -175,13 +202,17 @@ class KernelEngine:
     name = "kernel"
 
     def run(self, one: FuzzProgram) -> Result | None:
-        """One run with fresh maps; None where the kernel accepts the program but does not run such packets."""
+        """One run with fresh maps; None where the kernel has no test run for programs of its type."""
+        type = one.program.type
+        if type not in PROGRAM_TYPES:
+            return None
         maps = [KernelMap(shape) for shape in MAPS]
         try:
-            with KernelProgram(
-                one.program.code, one.program.type, maps, one.program.functions
-            ) as loaded:
-                r0, packet = loaded.run(one.packet)
+            with KernelProgram(one.program.code, type, maps, one.program.functions) as loaded:
+                if type in CONTEXT_BYTES:
+                    r0, packet = loaded.run(context=plain_context(type, one.packet))[0], b""
+                else:
+                    r0, packet = loaded.run(one.packet)
             return Result(r0, packet, tuple(used.content for used in maps))
         finally:
             for used in maps:

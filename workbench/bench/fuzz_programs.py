@@ -1,8 +1,9 @@
 """Random BPF programs for differential testing: most of them what a verifier should accept, some of them not.
 
-A program is for XDP: it checks its packet, looks up an array element, then does random arithmetic, memory accesses,
-branches, bounded loops, calls of helpers, subprograms and callbacks, and leaves its registers in a map, so that a
-difference anywhere shows. A `risky` program does one thing more that is usually refused.
+A program checks its packet (one without a packet looks up a second array element in its place), looks up an array
+element, then does random arithmetic, memory accesses, branches, bounded loops, calls of helpers, subprograms and
+callbacks, and leaves its registers in a map, so that a difference anywhere shows. A `risky` program does one thing
+more that is usually refused.
 """
 
 from __future__ import annotations
@@ -11,8 +12,16 @@ import random
 from dataclasses import dataclass
 from typing import Final
 
+from workbench.bench.fuzz_bounds import (
+    context_access,
+    helper_memory,
+    may_goto,
+    packet_load,
+    spills,
+)
 from workbench.bench.fuzz_builder import (
     CONTEXT,
+    DATA,
     FRAME,
     MAPS,
     PACKET,
@@ -58,7 +67,8 @@ _ATOMICS: Final = (
 )
 
 
-_SELDOM: Final = {"endless loop": 0.05}  # verifiers walk such a loop for seconds
+_OFTEN: Final = {"endless loop": 0.05, "gamble": 8.0}  # verifiers walk an endless loop for seconds
+_TYPES: Final = {"xdp": 5, "sched_cls": 3, "kprobe": 1, "syscall": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +80,7 @@ class FuzzProgram:
     seed : int
         `generate(seed)` makes it again.
     program : LinkedProgram
-        Of type xdp.
+        Of type xdp, sched_cls, kprobe or syscall.
     packet : bytes
     risky : str
         The name of what it does that is usually refused; empty for nothing.
@@ -94,13 +104,14 @@ def generate(seed: int, *, risky: bool | None = None) -> FuzzProgram:
     ----------
     seed : int
     risky : bool, optional
-        By default one in four.
+        By default one in three.
     """
     rng = random.Random(seed)
-    build = Builder(rng)
+    type = rng.choices(list(_TYPES), list(_TYPES.values()))[0]
+    build = Builder(rng, type)
     hazard = ""
-    if rng.random() < 0.25 if risky is None else risky:
-        hazard = rng.choices(list(RISKS), [_SELDOM.get(name, 1.0) for name in RISKS])[0]
+    if rng.random() < 0.35 if risky is None else risky:
+        hazard = rng.choices(list(RISKS), [_OFTEN.get(name, 1.0) for name in RISKS])[0]
     _prologue(build)
     pieces = rng.randint(3, 30)
     at = rng.randrange(pieces)
@@ -126,28 +137,37 @@ def generate(seed: int, *, risky: bool | None = None) -> FuzzProgram:
         Function(name, start, end - start) for (name, start), end in zip(starts, ends, strict=True)
     )
     packet = rng.randbytes(rng.choice((PACKET_BYTES, PACKET_BYTES, PACKET_BYTES + 36, 20)))
-    return FuzzProgram(seed, LinkedProgram("main", "xdp", "xdp", code, table), packet, hazard)
+    return FuzzProgram(seed, LinkedProgram("main", type, type, code, table), packet, hazard)
 
 
 def _prologue(build: Builder) -> None:
     """Packet checked in r7, a map value in r9, scalars on the stack and in r0 to r5 and r8."""
     build.move(CONTEXT, 1)
-    build.emit(op.LDX | op.MEM | op.W, PACKET, CONTEXT, 0)
-    build.emit(op.LDX | op.MEM | op.W, 3, CONTEXT, 4)
-    build.move(2, PACKET)
-    build.emit(op.ALU64 | op.ADD, 2, imm=PACKET_BYTES)
-    build.emit(op.JMP | op.JGT | op.X, 2, 3, to="short")
+    if build.type in DATA:
+        start, end = DATA[build.type]
+        build.emit(op.LDX | op.MEM | op.W, PACKET, CONTEXT, start)
+        build.emit(op.LDX | op.MEM | op.W, 3, CONTEXT, end)
+        build.move(2, PACKET)
+        build.emit(op.ALU64 | op.ADD, 2, imm=PACKET_BYTES)
+        build.emit(op.JMP | op.JGT | op.X, 2, 3, to="short")
+    else:
+        _lookup(build, 1)
+        build.move(PACKET, 0)
     for at in range(1, STACK_USED // 8 + 1):
         build.emit(op.ST | op.MEM | op.DW, FRAME, 0, -8 * at, build.number())
-    build.emit(op.ST | op.MEM | op.W, FRAME, 0, -STACK_USED - 8, build.rng.randrange(4))
+    _lookup(build, build.rng.randrange(4))
+    build.move(VALUE, 0)
+    build.set(SPARE, build.number())
+    build.fill(SCALARS)
+
+
+def _lookup(build: Builder, index: int) -> None:
+    build.emit(op.ST | op.MEM | op.W, FRAME, 0, -STACK_USED - 8, index)
     build.move(2, FRAME)
     build.emit(op.ALU64 | op.ADD, 2, imm=-STACK_USED - 8)
     build.wide(1, op.PSEUDO_MAP_IDX, VALUES)
     build.emit(op.CALL_IMM, imm=1)
     build.emit(op.JMP | op.JEQ, 0, to="short")
-    build.move(VALUE, 0)
-    build.set(SPARE, build.number())
-    build.fill(SCALARS)
 
 
 def _epilogue(build: Builder) -> None:
@@ -168,14 +188,25 @@ def _piece(build: Builder, functions: list[str], callbacks: list[str], depth: in
     """One random thing; afterwards r0 to r5 and r8 are scalars and r6, r7, r9 what they were."""
     rng = build.rng
     chance = rng.random()
-    if chance < 0.45:
+    if chance < 0.38:
         _arithmetic(build)
-    elif chance < 0.62:
+    elif chance < 0.50:
         _access(build)
-    elif chance < 0.68:
+    elif chance < 0.56:
         variable_access(build)
-    elif chance < 0.74:
+    elif chance < 0.61:
         _atomic(build)
+    elif chance < 0.65:
+        spills(build)
+    elif chance < 0.68:
+        helper_memory(build)
+    elif chance < 0.70 and depth == 0:
+        may_goto(build)
+    elif chance < 0.74:
+        if build.type == "sched_cls" and rng.random() < 0.5:
+            packet_load(build)
+        else:
+            context_access(build)
     elif chance < 0.84:
         _branch(build, functions, callbacks, depth)
     elif chance < 0.88 and depth < 2:

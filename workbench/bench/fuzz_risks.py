@@ -6,8 +6,10 @@ import random
 from collections.abc import Callable
 from typing import Final
 
+from workbench.bench.fuzz_bounds import gamble
 from workbench.bench.fuzz_builder import (
     CONTEXT,
+    DATA,
     FRAME,
     PACKET,
     PACKET_BYTES,
@@ -36,13 +38,14 @@ def variable_access(build: Builder, mask: int = 0) -> None:
     most = mask or rng.choice([bound for bound in (1, 3, 7, 15, 31) if bound <= VALUE_BYTES - size])
     build.emit(op.ALU64 | op.AND, index, imm=most)
     base = rng.choice((VALUE, PACKET))
+    packet = base == PACKET and build.type in DATA
     build.move(pointer, base)
     build.emit(op.ALU64 | op.ADD | op.X, pointer, index)
-    offset = 0 if base == PACKET else rng.randint(0, max(VALUE_BYTES - size - most, 0))
+    offset = 0 if packet else rng.randint(0, max(VALUE_BYTES - size - most, 0))
     skip = build.label()
     build.set(end, build.number())
-    if base == PACKET:
-        build.emit(op.LDX | op.MEM | op.W, end, CONTEXT, 4)
+    if packet:
+        build.emit(op.LDX | op.MEM | op.W, end, CONTEXT, DATA[build.type][1])
         build.emit(op.ALU64 | op.ADD, pointer, imm=size)
         build.emit(op.JMP | op.JGT | op.X, pointer, end, to=skip)
         offset -= size
@@ -169,6 +172,7 @@ RISKS: Final[dict[str, Callable[[Builder], None]]] = {
     "argument": _bad_argument,
     "deep stack": _deep,
     "mutation": _nothing,
+    "gamble": gamble,
 }
 
 

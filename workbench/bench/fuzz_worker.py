@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+from workbench.bench.fuzz_builder import CONTEXT_BYTES
 from workbench.bench.fuzz_engines import (
     CompiledEngine,
     InterpreterEngine,
@@ -21,6 +22,7 @@ from workbench.bench.fuzz_engines import (
 )
 from workbench.bench.fuzz_programs import FuzzProgram, generate
 from workbench.errors import NotPermitted, VerifierRejected, WorkbenchError
+from workbench.kernel.raw_program import PROGRAM_TYPES
 from workbench.runtime.interpreter import ProgramFault
 from workbench.runtime.verifier import Verdict, verify
 
@@ -30,6 +32,19 @@ _KERNEL_LIMITS = ("verifier bug", "BPF program is too large")
 # What the kernel lets a privileged user do although its result is not determined.
 _UNDETERMINED = ("pointer stored", "uninitialised stack", "mutation")
 _LEAST_PACKET = 14
+_EDGES = (
+    0,
+    0,
+    0,
+    1,
+    7,
+    8,
+    0x3F,
+    0x40,
+    0x7F,
+    0x80,
+    0xFF,
+)  # bytes that numbers near a bound are made of
 _CPU_SECONDS = 20  # of the verifier on one program; more is a finding
 _BUDGET = 30_000  # instructions walked by our verifier: endless loops must not take all the time
 
@@ -73,6 +88,8 @@ class Judge:
         ours, verdict = self._ours(one, bugs)
         kernel, peer = self._kernel(one, bugs)
         result: Result | None = None
+        if verdict is not None and not _given(one, verdict):
+            return _row(one, ours, kernel, compared, bugs)  # as an attachment would, nobody runs it
         trusted = ours == "" if self.verifier else kernel == "" and one.risky not in _UNDETERMINED
         if ours == "" or kernel == "":
             try:
@@ -100,14 +117,7 @@ class Judge:
                 compared.append(engine.name)
                 if found := compare(engine.name, got, "interpreter", result):
                     bugs.append(("result", f"{found.engine} and {found.peer}: {found.what}"))
-        return {
-            "seed": one.seed,
-            "risky": one.risky,
-            "ours": ours,
-            "kernel": kernel,
-            "compared": compared,
-            "bugs": bugs,
-        }
+        return _row(one, ours, kernel, compared, bugs)
 
     def _other_packets(
         self, one: FuzzProgram, verdict: Verdict | None, bugs: list[tuple[str, str]]
@@ -115,7 +125,10 @@ class Judge:
         """What we accept must not fault on any input."""
         length = len(one.packet)
         rng = random.Random(one.seed)
-        for packet in (bytes(length), b"\xff" * length, rng.randbytes(length), rng.randbytes(1)):
+        packets = [bytes(length), b"\xff" * length, rng.randbytes(length), rng.randbytes(1)]
+        if one.risky == "gamble":
+            packets += [bytes(rng.choices(_EDGES, k=length)) for _ in range(8)]
+        for packet in packets:
             try:
                 self.interpreter.run(replace(one, packet=packet))
             except ProgramFault as fault:
@@ -146,7 +159,7 @@ class Judge:
         if self.kernel is None:
             return None, None
         try:
-            if len(one.packet) < _LEAST_PACKET:
+            if len(one.packet) < _LEAST_PACKET or one.program.type not in PROGRAM_TYPES:
                 return None, None
             return "", self.kernel.run(one)
         except VerifierRejected as refused:
@@ -156,6 +169,8 @@ class Judge:
         except NotPermitted:
             raise
         except WorkbenchError as error:
+            if one.program.type in CONTEXT_BYTES:
+                return "", None  # accepted, and the context is too short for it
             bugs.append(("internal error", f"kernel: {error.message}"))
             return None, None
 
@@ -164,6 +179,29 @@ class Judge:
         self.interpreter.close()
         for engine in self.compiled:
             engine.close()
+
+
+def _row(
+    one: FuzzProgram,
+    ours: str | None,
+    kernel: str | None,
+    compared: list[str],
+    bugs: list[tuple[str, str]],
+) -> dict[str, Any]:
+    return {
+        "seed": one.seed,
+        "risky": one.risky,
+        "ours": ours,
+        "kernel": kernel,
+        "compared": compared,
+        "bugs": bugs,
+    }
+
+
+def _given(one: FuzzProgram, verdict: Verdict) -> bool:
+    """The context has all the bytes that the program may read."""
+    size = CONTEXT_BYTES.get(one.program.type)
+    return size is None or verdict.context_size <= size
 
 
 def _left_to_the_budget(fault: ProgramFault, verdict: Verdict | None) -> bool:
