@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.collectors.backend import choose
 from workbench.collectors.recorder import Recorder
 from workbench.collectors.spec import Spec
 from workbench.errors import BadSpec
@@ -72,7 +73,14 @@ def record(
         pid = os.getpid()
     many: Any = collect if isinstance(collect, (list, tuple)) else [collect]
     place = _output(output)
-    recorder = Recorder(
+    kind = Recorder
+    if pid == os.getpid() and choose(options.get("backend", "auto"), machine=False)[0] == "userspace":
+        from workbench.collectors.outside import OutsideRecorder
+
+        # Watchpoints of this process need nobody to hold it still.
+        if not all(str(one).startswith(("watch:", "rwatch:")) for one in many):
+            kind = OutsideRecorder
+    recorder = kind(
         many,
         output=place,
         pid=pid,

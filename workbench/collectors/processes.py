@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import operator
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,9 @@ class Processes:
             pids = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
         else:
             if target.follow:
-                target.pids |= descendants(target.pids)
+                # A process that records itself in user space does so through a child: this one.
+                own = {os.getpid()} if target.backend == "userspace" else set()
+                target.pids |= descendants(target.pids) - own
             pids = set(target.pids)
         new = sorted(pids - self._threads.keys())
         for pid in new:

@@ -6,6 +6,7 @@ Nothing tells of either without privilege, so `tend` looks: what ran before the 
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ class Samplers:
                 self._begin(pid)
         if self._target.follow:
             for pid in list(self._by_pid):
-                for child in _children(pid) - self._by_pid.keys():
+                for child in _children(pid) - self._by_pid.keys() - {os.getpid()}:
                     self.add(child, self._by_pid[pid])
 
     def add(self, pid: int, parent: Sampling | None = None) -> None:

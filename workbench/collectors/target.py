@@ -103,7 +103,8 @@ def attach_target(pid: int, *, follow: bool = True) -> Target:
             if mine
             else "run as its owner or as root",
         )
-    return Target(pid, follow=follow, pids={pid, *(descendants({pid}) if follow else ())})
+    children = descendants({pid}) if follow else set()
+    return Target(pid, follow=follow, pids={pid, *(children - {os.getpid()})})
 
 
 def _may_read(pid: int) -> bool:
