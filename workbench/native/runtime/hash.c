@@ -133,9 +133,19 @@ INLINE int64_t put(struct wb_run *run, struct wb_map *map, const void *key, cons
             return 0;
         }
     }
+    /* What the locked exchange would hold up. */
+    const struct wb_bucket *bucket = wb_bucket(map, hash);
+    __builtin_prefetch(bucket, 1);
     int64_t error = begin(run, map, hash, &mine);
     if (error)
         return error;
+    uint64_t left = matches(WB_PEEK(&bucket->bytes), hash);
+    if (left) {
+        uint32_t there = WB_WORD_SLOT(WB_PEEK(&bucket->way[(uint32_t)__builtin_ctzll(left) / 8]));
+        if (there < wb_slots(map)) {
+            __builtin_prefetch(wb_slot(map, there), 1);
+        }
+    }
     for (int tries = 0; tries < 64; tries++) {
         struct place place;
         bool none = (error = ready(run, map, mine)) == -ENOMEM;
