@@ -20,6 +20,7 @@ import numpy as np
 from workbench.collectors.modules import Module, Modules
 from workbench.errors import BadSpec, UnknownSymbol
 from workbench.frames.symbols.elffile import SYMBOL_DTYPE, BadElf, ElfFile
+from workbench.frames.symbols.inlined import inlined
 from workbench.frames.symbols.mappings import parse_maps
 
 if TYPE_CHECKING:
@@ -192,6 +193,12 @@ def _unknown(
         if library or len(searched) == 1
         else f"the program or its {len(searched) - 1} libraries"
     )
+    if kind == "function" and inlined(searched[0].place, name):
+        return UnknownSymbol(
+            f"{name!r} was inlined away: {searched[0].path} has no function of its own for it, "
+            "only copies in its callers",
+            "probe a caller, or compile it with __attribute__((noinline))",
+        )
     near: list[str] = []
     for module in searched:
         shown = (

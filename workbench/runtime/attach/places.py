@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from workbench.errors import BadSpec, MissingCapability, UnknownSymbol
 from workbench.runtime.attach import layout
 from workbench.runtime.attach.link import Link, Request
-from workbench.runtime.attach.memory import Memory
+from workbench.runtime.attach.memory import Memory, mappings
 from workbench.runtime.attach.modules import Function, Modules
 from workbench.runtime.attach.relocate import JUMP, Displaced, Unjumpable, branch_targets, plan
 
 __all__ = ("Place", "Places")
 
 _BEYOND = 16
+_JUMP_CODE = b"\xe9"
 _UNKNOWN_SIZE = 64
 _AT_ENTRY_ONLY = ("uretprobe", "override", "replace")
 
@@ -128,6 +129,8 @@ class Places:
             name = f"{function.module.name}:{function.name}" + (f"+{offset:#x}" if offset else "")
         code = self._original(start, size)
         at = address - start
+        if code[at : at + 1] == _JUMP_CODE:
+            self._refuse_hooked(name, address + JUMP, code[at + 1 : at + JUMP])
         try:
             targets = branch_targets(code[:size], start)
             moved = plan(code[at:], address, size - at, targets=targets)
@@ -138,6 +141,15 @@ class Places:
             ) from error
         entry = function is not None and address == function.address
         return Place(address, name, moved, entry, code[at : at + JUMP])
+
+    def _refuse_hooked(self, name: str, after: int, distance: bytes) -> None:
+        """A jump out of every file is another tool's hook: to move it would be the end of it, or of ours."""
+        to = after + int.from_bytes(distance, "little", signed=True)
+        if not any(one.inode for one in mappings(self._memory.pid) if one.start <= to < one.end):
+            raise MissingCapability(
+                f"{name} is hooked by another tool, or by the workbench of another user",
+                "end that one first, or use backend='kernel'",
+            )
 
     def _original(self, address: int, size: int) -> bytes:
         """Code as it is without our patches, and a little beyond; shorter where the mapping ends."""
