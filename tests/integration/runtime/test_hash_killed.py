@@ -89,6 +89,29 @@ def test_replacing_killed_at_its_instructions(space: Space, kind: int) -> None:
 
 
 @pytest.mark.needs("ptrace")
+def test_a_lock_taken_from_the_dead_without_recovery_loses_slots(space: Space) -> None:
+    """The control, a design that fails: whoever opens a dead thread's lock and record destroys what recovery decides by."""
+    made = space.create(LinkedMap("h", HASH, 8, 8, 4))
+    header = int(made.struct.reserved[0])
+    block = int(made.struct.reserved[1]) + 128 * 2  # of participant 2, the child
+    heads = (ctypes.c_uint64 * 2).from_address(header)
+    state = ctypes.c_uint64.from_address(block)
+    found: list[str] = []
+    for steps in range(1, 3000, 3):
+        made.update(number(5), number(1))
+        over = killed_at_step(space, "wb_map_write", made, number(5), number(77), 0, steps)
+        if state.value >> 32 & 0xFFFF:  # it died with its record armed
+            heads[1] &= (1 << 52) - 1
+            state.value = 0
+            found = [one for one in problems(made) if "slots that are not linked or free" in one]
+        else:
+            settle(made)
+        if found or over:
+            break
+    assert found, "the check of a map's wholeness sees nothing"
+
+
+@pytest.mark.needs("ptrace")
 @pytest.mark.parametrize("kind", [HASH, PERCPU])
 def test_inserting_killed_at_its_instructions(space: Space, kind: int) -> None:
     made = space.create(LinkedMap("h", kind, 8, 8, 4))
