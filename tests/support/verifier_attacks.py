@@ -1590,6 +1590,54 @@ ATTACKS = (
         + TOUCH,
         "has 64 bytes",
     ),
+    A(
+        "pruning",
+        "masked after paths that differ",
+        VALUE
+        + "call 7 | r6 = 8 | if r0 == 0 goto a | r6 = 200 | a: call 7 | if r0 == 5 goto c | c: r6 &= 255 | "
+        + TOUCH,
+        "has 64 bytes",
+    ),
+    A(
+        "pruning",
+        "masked enough after paths that differ",
+        VALUE
+        + "call 7 | r6 = 8 | if r0 == 0 goto a | r6 = 200 | a: call 7 | if r0 == 5 goto c | c: r6 &= 63 | "
+        + TOUCH,
+    ),
+    A(
+        "pruning",
+        "any number masked, then a known one",
+        VALUE
+        + ANY
+        + "call 7 | if r0 == 0 goto a | r6 = 0x1000ff ll | a: call 7 | if r0 == 5 goto c | c: r6 &= 63 | "
+        + TOUCH,
+    ),
+    A(
+        "pruning",
+        "signed modulo after paths of either sign",
+        VALUE
+        + ANY
+        + "r6 &= 1023 | call 7 | if r0 == 0 goto a | r6 = -5 | a: call 7 | if r0 == 5 goto c | c: r6 s%= 64 | "
+        + TOUCH,
+        "has 64 bytes",
+    ),
+    A(
+        "pruning",
+        "a right shift after paths that differ",
+        VALUE
+        + ANY
+        + "r6 >>= 1 | call 7 | if r0 == 0 goto a | r6 = -1 | a: call 7 | if r0 == 5 goto c | c: r6 >>= 58 | "
+        + TOUCH,
+    ),
+    A(
+        "pruning",
+        "a right shift after a small number",
+        VALUE
+        + "r6 = 5 | call 7 | if r0 == 0 goto a | r6 = -1 | a: call 7 | if r0 == 5 goto c | c: r6 >>= 57 | "
+        + TOUCH,
+        "has 64 bytes",
+    ),
     # --- code
     A(
         "code",

@@ -25,8 +25,8 @@ class Context:
     memory: tuple[Any, ...]
 
 
-def make_context(type: str, data: bytes) -> Context:
-    """The context that a program of this type gets for `data`.
+def make_context(type: str, data: bytes, least: int = 0) -> Context:
+    """The context that a program of this type gets for `data`, at least `least` bytes where it is no packet.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def make_context(type: str, data: bytes) -> Context:
         structure = make(start, start + len(data))
     else:
         packet = ctypes.create_string_buffer(1)
-        structure = data.ljust(_LEAST.get(type, 8), b"\0")
+        structure = data.ljust(max(_LEAST.get(type, 8), least), b"\0")
     memory = ctypes.create_string_buffer(structure, len(structure) + 8)
     # Contexts hold 64-bit words: the memory of a ctypes array is aligned to 16 bytes by malloc.
     return Context(ctypes.addressof(memory), (memory, packet))

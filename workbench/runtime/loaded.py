@@ -382,7 +382,9 @@ class Loaded:
         one = self.programs[program]
         protect()
         self._fire_timers(one)
-        context = make_context(one.linked.type, data)
+        # Whatever the program may read is there; so is what those may that it tail-calls.
+        least = max(other.verdict.context_size for other in self.programs.values())
+        context = make_context(one.linked.type, data, least)
         value, spent = execute_repeat(
             one.code.address, context.address, current_run(self.space), repeat
         )
@@ -460,7 +462,7 @@ def load(
     pid : int, optional
         Process that attachments without a pid of their own go to.
     left_out : int
-        Thread that programs never run on: the one that reads their rings, when a process observes itself.
+        Thread that is not sampled. A process that records itself does so from a child, so its rings' reader is outside.
     attach_types : dict, optional
         Accepted for the kernel backend's sake: user space has one way to attach a function.
     **verifier

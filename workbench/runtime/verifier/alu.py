@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from workbench.runtime.isa import Instruction
@@ -11,7 +12,7 @@ from workbench.runtime.verifier.arithmetic import arithmetic, byte_swap, low_hal
 from workbench.runtime.verifier.environment import Environment
 from workbench.runtime.verifier.precision import mark
 from workbench.runtime.verifier.reject import Reject
-from workbench.runtime.verifier.scalar import UNKNOWN, UNKNOWN32
+from workbench.runtime.verifier.scalar import UNKNOWN, UNKNOWN32, Scalar, constant
 from workbench.runtime.verifier.state import Reg, State, number
 
 __all__ = ("alu",)
@@ -21,6 +22,8 @@ _MOVABLE: Final = frozenset(
     {k.STACK, k.MAP_VALUE, k.MEMORY, k.PACKET, k.PACKET_META, k.CONTEXT, k.PROBED}
 )
 _SHIFTS: Final = frozenset({op.LSH, op.RSH, op.ARSH})
+#: With a constant, their result may be all that it can ever be; then its first operand does not matter.
+_CUTS: Final = frozenset({op.AND, op.RSH, op.MOD})
 
 
 def alu(env: Environment, state: State, one: Instruction) -> None:
@@ -58,11 +61,24 @@ def alu(env: Environment, state: State, one: Instruction) -> None:
             raise Reject(f"shift by the constant {one.imm}, the width is {64 if wide else 32}", dst)
     if a.kind == k.NUMBER and b.kind == k.NUMBER:
         found = number(arithmetic(operation, a.s, b.s, 64 if wide else 32, bool(one.offset)))
+        constant_operand = not one.from_register and not one.offset
+        if (
+            operation in _CUTS
+            and constant_operand
+            and found.s.key == _of_anything(operation, one.imm, 64 if wide else 32).key
+        ):
+            env.event = "cut"
         if wide and operation == op.ADD and ((a.x and not b.s.mask) or (b.x and not a.s.mask)):
             found = Reg(k.NUMBER, found.s, x=True)  # the address of a field
         regs[dst] = found
         return
     regs[dst] = _addresses(env, state, one, operation, wide, a, b)
+
+
+@lru_cache(maxsize=1024)
+def _of_anything(operation: int, imm: int, bits: int) -> Scalar:
+    """What the (unsigned) operation gives whatever its first operand is."""
+    return arithmetic(operation, UNKNOWN, constant(imm), bits)
 
 
 def _move(env: Environment, state: State, one: Instruction, wide: bool) -> None:

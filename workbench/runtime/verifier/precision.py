@@ -5,7 +5,8 @@ bounds a memory access or settles a jump; then this walk marks where it came fro
 kernel/bpf/verifier.c). A path is a chain of (before, slot, event), newest first, with kept states in between.
 
 Events: (frame, slot) a load or store of a spilled register; ("links", ((frame, register or -1 - slot), ...)) numbers
-that learned from a jump together; "call", "exit", "enter", "leave" of a function or a callback.
+that learned from a jump together; "cut" an operation whose result does not depend on its operand; "call", "exit",
+"enter", "leave" of a function or a callback.
 """
 
 from __future__ import annotations
@@ -123,6 +124,9 @@ def _back(
             continue
         node, slot, event = node
         if event is None and not regs.get(top, 0) & changed_by[slot]:
+            continue
+        if event == "cut":  # the result is all that it can be, whatever the operand was
+            _set(regs, top, regs.get(top, 0) & ~(changed_by[slot]))
             continue
         if event.__class__ is str:
             top = _between(event, top, regs, slots)

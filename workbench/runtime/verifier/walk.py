@@ -171,7 +171,7 @@ class Walk:
                     alu(env, state, one)
                     if visits[slot] == 1:
                         live.passed(slot, 0, 0)
-                    state.trace = (before, slot, None)
+                    state.trace = (before, slot, env.event)
                     state.slot = slot + 1
                     continue
                 following = self._step(state, one, slot, kind)
