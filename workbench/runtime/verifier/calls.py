@@ -28,7 +28,9 @@ def helper_of(env: Environment, state: State, one: Instruction) -> Helper:
     for missing in env.program.unresolved:
         if missing.instruction == state.slot:
             raise Reject(
-                missing.message, hint="the program must check that it exists before it comes here"
+                missing.message,
+                hint="the program must check that it exists before it comes here; "
+                "fields of the kernel are there with backend='kernel'",
             )
     if one.src == op.CALL_KFUNC:
         raise Reject(
