@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.runtime.helpers.prototypes import Helper
+from workbench.runtime.helpers.prototypes import HELPERS, Helper
 from workbench.runtime.isa import Instruction
 from workbench.runtime.verifier import dynptr
 from workbench.runtime.verifier import kinds as k
@@ -138,9 +138,9 @@ def leave(env: Environment, state: State) -> Any:
         if state.lock is not None:
             raise Reject("the program ends while a spin lock is held", hint="unlock on every path")
         if state.refs:
-            where = ", ".join(str(slot) for _, slot in state.refs)
+            where = " and ".join(_acquired(env, slot) for _, slot in state.refs)
             raise Reject(
-                f"what was acquired at instruction {where} is not released",
+                f"what was acquired at {where} is not released",
                 hint="submit or discard it on every path",
             )
         low, high = env.rules.returns or _ANY
@@ -157,6 +157,15 @@ def leave(env: Environment, state: State) -> Any:
     return [state]
 
 
+def _acquired(env: Environment, slot: int) -> str:
+    """Where a reference comes from, for a message."""
+    line = env.code.line(slot)
+    one = env.code.slots[slot]
+    assert one is not None
+    name = HELPERS[one.imm].name
+    return f"instruction {slot} by {name}" + (f" (line {line.line})" if line and line.line else "")
+
+
 def _leave_callback(env: Environment, state: State, callback: Callback) -> list[State] | None:
     frame = state.top
     name = callback.helper.name
@@ -166,7 +175,7 @@ def _leave_callback(env: Environment, state: State, callback: Callback) -> list[
     if state.refs != callback.refs:
         held = [slot for ref, slot in state.refs if (ref, slot) not in callback.refs]
         what = (
-            f"keeps what it acquired at instruction {held[0]}"
+            f"keeps what it acquired at {_acquired(env, held[0])}"
             if held
             else "released what it did not acquire"
         )

@@ -86,7 +86,11 @@ class Scalar:
             parts.append(f"signed {_number(self.smin)}..{_number(self.smax)}")
         if self.u32max < min(self.umax, M32) or (self.u32min > 0 and self.umax > M32):
             parts.append(f"low half {_number(self.u32min)}..{_number(self.u32max)}")
-        if self.mask not in (M64, (1 << self.umax.bit_length()) - 1):
+        full = (1 << self.umax.bit_length()) - 1
+        step = self.mask & -self.mask
+        if not self.value and self.mask == full & -step and step > 1:
+            parts.append(f"a multiple of {step}")
+        elif self.mask not in (M64, full):
             parts.append(f"bits {self.value:#x}/{self.mask:#x}")
         return " ".join(parts) if parts else "any"
 
