@@ -6,6 +6,8 @@ those up, so the entries of the unwinder are patched as well: there the agent pu
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import struct
 
 from workbench.errors import MissingCapability, UnknownSymbol
@@ -23,18 +25,16 @@ _UNWINDERS = (
     "_Unwind_ForcedUnwind",
     "_Unwind_Backtrace",
 )
+# The C library loads the unwinder when it first needs it, too late for us to see: these need it.
+_LOADERS = ("__libc_unwind_link_get", "pthread_exit", "backtrace")
 
 
 def guard(modules: Modules, places: Places, fresh: dict[int, Place]) -> list[Place]:
     """Places at the entries of the process's unwinders that are no guards yet; planned ones go into `fresh`."""
     found = []
-    for module in modules.all:
-        for name in _UNWINDERS:
-            try:
-                functions = module.find(name)
-            except UnknownSymbol:
-                break
-            for function in functions:
+    for module, name in itertools.product(modules.all, (*_UNWINDERS, *_LOADERS)):
+        with contextlib.suppress(UnknownSymbol):
+            for function in module.find(name):
                 place = places.at(function.address, function, fresh)
                 if not place.unwinder:
                     place.unwinder = True
