@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
-from probed_programs import build
+from probed_programs import Running, build
 
-__all__ = ("calling_program",)
+from workbench.runtime.attach.memory import mappings
+
+__all__ = ("calling_program", "code_of", "goes_on", "wait_for", "word")
 
 SOURCE = r"""
 #define _GNU_SOURCE
@@ -246,3 +249,40 @@ long library_call(long unused) {
 def calling_program(folder: Path, name: str, *flags: str) -> Path:
     """Compile it; flags for static or position-independent programs."""
     return build(folder, name, SOURCE, *flags)
+
+
+def code_of(pid: int) -> dict[tuple[str, int], bytes]:
+    """The executable bytes of the process's files."""
+    found = {}
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for one in mappings(pid):
+            if one.executable and one.inode:
+                memory.seek(one.start)
+                found[one.path, one.start] = memory.read(one.end - one.start)
+    return found
+
+
+def word(pid: int, address: int) -> int:
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        memory.seek(address)
+        return int.from_bytes(memory.read(8), "little")
+
+
+def wait_for(condition: object, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def goes_on(target: Running) -> None:
+    """Every thread makes progress and none saw a wrong result."""
+    begin = target.ask("state 0")
+    end = time.monotonic() + 120
+    while True:
+        now = target.ask("state 0")
+        assert now[0] == "0", f"wrong at {now[1]}"
+        if all(int(a) < int(b) for a, b in zip(begin[3:], now[3:], strict=True)):
+            return
+        assert time.monotonic() < end, f"{begin} then {now}"
+        time.sleep(0.02)
