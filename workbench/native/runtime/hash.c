@@ -8,7 +8,6 @@
 
 #define NOEXIST 1u
 #define EXIST 2u
-#define F_LOCK 4u
 
 /* --- reading ------------------------------------------------------------------------------------------------------- */
 
@@ -120,7 +119,7 @@ static int64_t wait_for_slots(struct wb_run *run, struct wb_map *map, struct wb_
 INLINE int64_t put(struct wb_run *run, struct wb_map *map, const void *key, const void *value,
                           uint64_t flags, bool percpu, bool all) {
     struct wb_block *mine;
-    if (__builtin_expect(flags > EXIST, 0)) /* BPF_F_LOCK needs a lock in the value, which is refused elsewhere */
+    if (__builtin_expect(flags > EXIST, 0)) /* BPF_F_LOCK among them */
         return -EINVAL;
     uint64_t hash = wb_key_hash(map, key);
     if (percpu) {

@@ -1,4 +1,5 @@
-/* The hash family: layout and the shared parts of hash.c, hash_block.c and hash_ops.c.
+/* The hash family: layout and what its files share. hash_find.h reads, hash_change.h writes, hash.c puts both together;
+ * hash_lock.c has the locks and how they are avoided, hash_block.c slots and recovery, hash_walk.c reads maps whole.
  *
  * A bucket is a cache line: a byte of each way's hash, compared all at once in one word without a branch, and seven ways.
  * A way is a word that names a slot (0: none); that of way 0, the head, also the participant that has the bucket locked.
@@ -14,9 +15,11 @@
  * flight. Block 0 is nobody's: the store from which the others are filled.
  *
  * Recovery of a dead thread is decided by the words alone. The record is armed after the lock is taken and before the
- * commit. Armed and the head still names the dead: committed only if the word already has its new value. Armed and the head does not name the dead: committed. The record holds what the block becomes, absolute
- * values, so that doing it twice is doing it once: a killed reaper's work is done again by the next. The bucket is
- * unlocked last.
+ * commit. Armed and the head still names the dead: committed only if the word already has its new value. Armed and the
+ * head does not name the dead: committed. An operation by the map's bias (hash_lock.c) locks nothing; it is committed if
+ * the word has its new value, as nobody else writes before the dead owner is recovered. The record holds what the block
+ * becomes, absolute values, so that doing it twice is doing it once: a killed reaper's work is done again by the next.
+ * The bucket is unlocked last.
  *
  * A block's owner works on it without an atomic operation. Others (who steal slots or credits, or reap) take its guard
  * by exchange, then membarrier(2), then wait until the owner is not busy.

@@ -55,7 +55,7 @@ struct wb_segment {
     char name[64];
 };
 #define WB_SEGMENT_MAGIC 0x31676573706d6277ull
-#define WB_SEGMENT_VERSION 1
+#define WB_SEGMENT_VERSION 2
 
 /* A namespace as this process sees it. */
 struct wb_space {
