@@ -86,4 +86,5 @@ def sweep() -> None:
     """Take away the files that dead workbenches left."""
     for path in _folder().glob("*.held"):
         with contextlib.suppress(NotPermitted, OSError, ValueError):
-            Hold(int(path.stem)).close()
+            if not Path(f"/proc/{int(path.read_text() or 0)}").exists():
+                Hold(int(path.stem)).close()

@@ -19,6 +19,7 @@ from typing import Any
 
 from workbench.errors import MissingCapability, NotPermitted, RunFailed, TargetGone
 from workbench.runtime.attach.agent import LoadedAgent
+from workbench.runtime.attach.hold import sweep
 from workbench.runtime.attach.memory import Memory
 from workbench.runtime.attach.remote import STUBS
 from workbench.runtime.attach.returns import restore_returns
@@ -164,6 +165,7 @@ def collect() -> list[Collected]:
             continue
         path.unlink(missing_ok=True)
         found.append(Collected(pid, count))
+    sweep()
     return found
 
 
