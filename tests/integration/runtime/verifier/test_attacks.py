@@ -93,3 +93,11 @@ def test_accepted_programs_do_nothing_wrong(
                     continue
                 assert got.stopped == expected.stopped, (tier, seed)
                 assert got.stopped or got == expected, (tier, seed)
+
+
+def test_loops_that_only_the_budget_ends_can_be_refused() -> None:
+    """All paths are closed, on faith in a callback's rounds; the loop around them is found all the same."""
+    one = next(one for one in ATTACKS if "closed by a callback's round" in one.name)
+    assert verify(one.program(), one.object(), budget=_BUDGET).unbounded
+    with pytest.raises(VerifierRejected, match="nothing but the run-time budget ends a loop"):
+        verify(one.program(), one.object(), budget=_BUDGET, allow_unbounded=False)
