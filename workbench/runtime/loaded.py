@@ -46,6 +46,7 @@ __all__ = ("Loaded", "load")
 
 _CALL, _HELPER = 0x85, 0
 _PROGRAM_ARRAY, _RING_BUFFER = 3, 27
+_BY_NAME = 1  # LIBBPF_PIN_BY_NAME
 
 
 class Loaded:
@@ -401,8 +402,9 @@ class Loaded:
         for note in self._notes:
             withdraw(note)
         self.globals.clear()
-        for one in self.all_maps:
-            self.space.drop(one)
+        for shape, one in zip(self.linked.maps, self.all_maps, strict=True):
+            if shape.pinning != _BY_NAME or self.space.temporary:
+                self.space.drop(one)
         for program in self.programs.values():
             program.close()
         leave_space(self.space)

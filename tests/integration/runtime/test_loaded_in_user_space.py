@@ -419,3 +419,50 @@ def test_maps_of_maps_and_tail_calls_in_a_target(
         del maps["jumps"][1]
         call(target, 10)
         assert state() == [2, 5, 3, 3, 2, 26]
+
+
+PINNED = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} kept SEC(".maps");
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} own SEC(".maps");
+static int add(void *map)
+{
+	__u32 zero = 0;
+	__u64 *value = bpf_map_lookup_elem(map, &zero);
+	if (value)
+		*value += 1;
+	return 0;
+}
+SEC("syscall") int count(void *ctx) { return add(&kept) + add(&own); }
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+def test_a_named_namespace_keeps_what_is_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench.runtime.maps import Space
+
+    monkeypatch.setenv("WORKBENCH_NAMESPACES", str(tmp_path / "namespaces"))
+    path = tmp_path / "pinned.bpf.c"
+    path.write_text(PINNED)
+    obj = wb.compile(path)
+    for round in (1, 2, 3):
+        with obj.load("userspace", namespace="shop") as loaded:
+            loaded.test_run("count", bytes(8))
+            assert loaded.maps["kept"][0] == round and loaded.maps["own"][0] == 1
+    with Space("shop") as space:
+        assert space.names() == ["kept"]
+        space.remove()

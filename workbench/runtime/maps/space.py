@@ -282,8 +282,8 @@ class Space:
         return self._face(path, name, memory, key, value)
 
     def drop(self, one: Map) -> None:
-        """Take a map out of an unnamed namespace: who has it open keeps it. In a named one it stays."""
-        if self.temporary and os.getpid() == self._pid:
+        """Take a map out of the namespace: who has it open keeps it. Only by the process that opened the namespace."""
+        if os.getpid() == self._pid:
             for path in (one.path, one.path.with_suffix(".json")):
                 path.unlink(missing_ok=True)
         self.maps = {name: other for name, other in self.maps.items() if other is not one}
