@@ -244,11 +244,9 @@ static int64_t hash_take(struct wb_run *run, struct wb_map *map, const void *key
     return remove_key(run, map, key, value);
 }
 
-/* --- the system call side -------------------------------------------------------------------------------------------- */
-
 #define COMMON                                                                                                         \
-    .erase = hash_erase, .for_each = wb_hash_each, .read = wb_hash_read, .take = hash_take, .next_key = wb_hash_next,           \
-    .size = wb_hash_size, .format = wb_hash_format, .open = wb_hash_open
+    .erase = hash_erase, .for_each = wb_hash_each, .read = wb_hash_read, .take = hash_take,                            \
+    .next_key = wb_hash_next, .size = wb_hash_size, .format = wb_hash_format, .open = wb_hash_open
 
 const struct wb_map_ops wb_hash_ops = {
     COMMON, .lookup = hash_lookup, .update = hash_update, .write = hash_update};

@@ -65,7 +65,7 @@ struct wb_block {
         uint64_t state; /* all three in one store */
         struct {
             uint32_t bucket; /* + 1: its head may be locked by the owner */
-            uint16_t armed;  /* the record below counts: 1 an operation, 2 a transfer from another block, 3 by bias, 4 a copy */
+            uint16_t armed;  /* the record counts: 1 an operation, 2 a transfer from a block, 3 by bias, 4 a copy */
             uint16_t busy;   /* 1 the owner is inside an operation, 2 and looks for slots or credits */
         };
     };

@@ -199,7 +199,8 @@ static bool steal(struct wb_run *run, struct wb_map *map, struct wb_block *mine,
                     break;
                 }
         }
-        slots = slots && source->queue.count ? (source->queue.count + 1) / 2 < slots ? (source->queue.count + 1) / 2 : slots : 0;
+        uint32_t half = (source->queue.count + 1) / 2;
+        slots = !source->queue.count ? 0 : half < slots ? half : slots;
         credits = credits && source->queue.credits ? (source->queue.credits + 1) / 2 : 0;
     }
     if (quiet)
@@ -210,7 +211,8 @@ static bool steal(struct wb_run *run, struct wb_map *map, struct wb_block *mine,
 
 static bool ripe(struct wb_map *map, const struct wb_block *mine) {
     uint32_t head = WB_PEEK(&mine->queue.head);
-    return mine->since < mine->queue.count && head && head < wb_slots(map) && WB_PEEK(&wb_slot(map, head)->stamp) < mine->horizon;
+    return mine->since < mine->queue.count && head && head < wb_slots(map) &&
+           WB_PEEK(&wb_slot(map, head)->stamp) < mine->horizon;
 }
 
 /* Make the first slot of the queue free for use.
@@ -218,7 +220,8 @@ static bool ripe(struct wb_map *map, const struct wb_block *mine) {
  * Free is what no program that runs may hold, this thread's own among them; one that was given no pointer into a hash
  * map holds none. A thread keeps up to three batches in quarantine, less when it is alone, as finding out costs nothing
  * then and few slots stay in the cache. When none is free yet, the rest of the reserve and of the unused entries comes
- * next, then other threads' slots, then waiting for those who hold (little unless `patient`, not at all where it is the caller), then -ENOMEM. */
+ * next, then other threads' slots, then waiting for those who hold (little unless `patient`, not at all where it is the
+ * caller), then -ENOMEM. */
 int64_t wb_block_slots(struct wb_run *run, struct wb_map *map, struct wb_block *mine, bool patient) {
     uint32_t batch = wb_hash_batch(map), some = batch < CHUNK ? batch : CHUNK;
     bool alone = mine->queue.count >= some && mine->alone;
