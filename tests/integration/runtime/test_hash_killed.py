@@ -90,7 +90,7 @@ def test_replacing_killed_at_its_instructions(space: Space, kind: int) -> None:
 
 @pytest.mark.needs("ptrace")
 def test_a_lock_taken_from_the_dead_without_recovery_loses_slots(space: Space) -> None:
-    """The control, a design that fails: whoever opens a dead thread's lock and record destroys what recovery decides by."""
+    """The control, a design that fails: opening a dead thread's lock and record destroys what recovery decides by."""
     made = space.create(LinkedMap("h", HASH, 8, 8, 4))
     header = int(made.struct.reserved[0])
     block = int(made.struct.reserved[1]) + 128 * 2  # of participant 2, the child
