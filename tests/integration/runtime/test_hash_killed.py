@@ -145,32 +145,6 @@ def test_a_program_that_holds_and_replaces_for_long(space: Space, kind: int) -> 
     whole(made)
 
 
-@pytest.mark.needs("ptrace")
-def test_copying_in_place_killed_at_its_instructions(space: Space) -> None:
-    """This thread is in a program that holds values: the child runs out of slots and writes where the value is."""
-    made = space.create(LinkedMap("h", HASH, 8, 64, 4))
-    made.update(number(5), number(1) * 8)
-    run = current_run(space)
-    line = ctypes.c_uint64.from_address(run + 24).value
-    epoch = ctypes.c_uint64.from_address(line)
-    seen, before, after = set(), number(1) * 8, number(77) * 8
-    for steps in range(1, 100_000, 3 * STRIDE):
-        epoch.value = 1 << 63 | 1
-        warm = 1200 if steps == 1 else 1
-        over = killed_at_step(
-            space, "wb_map_write", made, number(5), after, 0, steps, warm, None, before
-        )
-        epoch.value = 0
-        found = value_of(made, 5)
-        assert found in (before, after)
-        seen.add(found)
-        assert settle(made) == 0
-        if over:
-            break
-    assert seen == {before, after}
-    whole(made)
-
-
 # More than twice what a thread that has lost the bias often has to do alone before it gets it.
 ALONE = 70_000
 

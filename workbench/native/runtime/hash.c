@@ -163,9 +163,11 @@ INLINE int64_t put(struct wb_run *run, struct wb_map *map, const void *key, cons
             break;
         }
         if (__builtin_expect(none, 0)) {
-            error = old ? wb_block_copy(run, map, mine, old, value) : -ENOMEM;
+            /* Others may hold this value as well: in place only where no waiting would help. */
+            bool copy = old && ((mine->since && mine->since >= mine->queue.count) || run->flags & WB_RUN_FENCE);
+            error = copy ? wb_block_copy(run, map, mine, old, value) : -ENOMEM;
             unlock(mine, &place);
-            if (old || (error = wait_for_slots(run, map, mine)))
+            if (copy || (error = wait_for_slots(run, map, mine)))
                 break;
             continue;
         }
