@@ -27,7 +27,9 @@ def test_seeded_campaign() -> None:
     assert not found.bugs, found
     assert found.programs == PROGRAMS and set(found.left_out) <= {"kernel"}
     assert found.accepted["ours"] > PROGRAMS // 2
-    assert found.compared["quick"] == found.compared["optimised"] == found.accepted["ours"]
+    assert found.compared["quick"] == found.compared["optimised"]
+    # Those that read more context than there is are accepted and not run.
+    assert found.compared["quick"] >= found.accepted["ours"] - PROGRAMS // 100
     if "kernel" not in found.left_out:
         assert found.compared["kernel"] > PROGRAMS // 2
         ours_only = sum(count for (who, _), (count, _) in found.disagreements.items() if who == "ours")
