@@ -40,6 +40,15 @@ def start_time(pid: int) -> int:
     return int(text.rpartition(")")[2].split()[19])
 
 
+def _program(pid: int) -> list[int]:
+    """Device and inode of the program that a process runs; empty when that cannot be seen."""
+    try:
+        found = Path(f"/proc/{pid}/exe").stat()
+    except OSError:
+        return []
+    return [found.st_dev, found.st_ino]
+
+
 def _folder() -> Path:
     from workbench.runtime.maps.space import root
 
@@ -50,7 +59,7 @@ class Record:
     """The file of one entered process."""
 
     def __init__(self, pid: int) -> None:
-        me = os.getpid()
+        self._pid, me = pid, os.getpid()
         self.path = _folder() / f"{pid}-{me}-{next(_counter)}.hooks"
         begun = self.path.with_suffix(
             ".begun"
@@ -71,8 +80,15 @@ class Record:
         self._file.flush()
 
     def agent(self, agent: LoadedAgent) -> None:
-        """Where the agent is."""
-        self._line({"base": agent.base, "size": agent.size, "wb_agent": agent.symbols["wb_agent"]})
+        """Where the agent is, and in which program."""
+        self._line(
+            {
+                "base": agent.base,
+                "size": agent.size,
+                "wb_agent": agent.symbols["wb_agent"],
+                "exe": _program(self._pid),
+            }
+        )
 
     def sites(self, sites: Iterable[tuple[int, bytes, bytes, int]]) -> None:
         """Address, original bytes, bytes that will replace them, address of the struct wb_site."""
@@ -184,9 +200,11 @@ def restore_relatives(
 ) -> list[int]:
     """Restore every other process that has these hooks, by fork; which they were.
 
-    A process is known by our jump and, in its memory, our structure that names the jump's place.
+    A process is known by our jump and, in its memory, our structure that names the jump's place. Only processes that
+    run the same program are looked at: no other can have been forked from it and not have replaced our hooks.
     """
     sites = [line for line in lines if "at" in line]
+    programs = [line["exe"] for line in lines if line.get("exe")]
     if not sites:
         return []
     found = []
@@ -194,6 +212,8 @@ def restore_relatives(
         if not entry.name.isdigit() or int(entry.name) in (pid, os.getpid()):
             continue
         other = int(entry.name)
+        if programs and _program(other) not in programs:
+            continue
         try:
             theirs = sites
             if kept and other in kept:
