@@ -85,6 +85,7 @@ class CpuCollector:
         self.events: tuple[int, ...] = ()
         self._session: Session | None = None
         self._samplers: Samplers | None = None
+        self._missed = 0
 
     @classmethod
     def from_spec(cls, spec: Spec) -> CpuCollector:
@@ -227,11 +228,15 @@ class CpuCollector:
             )
             total += len(records)
         self.counters.events += total
-        self.counters.lost = sum(map(self._session.counter, _LOSSES.values()))
+        if self._samplers is not None and self._session.attached:
+            self._missed = self._samplers.missed()
+        self.counters.lost = sum(map(self._session.counter, _LOSSES.values())) + self._missed
         return total
 
     def detach(self) -> None:
         if self._session is not None:
+            if self._samplers is not None:
+                self._missed = self._samplers.missed()
             self._session.detach()
 
     def finish(self) -> None:
@@ -240,5 +245,15 @@ class CpuCollector:
             return
         try:
             session.last_rows(self._sink, self.name, "samples", _LOSSES)
+            if self._samplers is not None:
+                self._sink.append(
+                    "losses",
+                    {
+                        "collector": [self.name],
+                        "frame": ["samples"],
+                        "cause": ["the thread was inside a probe's program"],
+                        "lost": np.array([self._missed], np.int64),
+                    },
+                )
         finally:
             session.close()

@@ -60,6 +60,14 @@ class Samplers:
         each = [one.cost for one in self._all]
         return sum(runs for runs, _ in each), sum(spent for _, spent in each)
 
+    def missed(self) -> int:
+        """Samples that found their thread inside another program, forked children left out."""
+        total = 0
+        for one in self._all:
+            with contextlib.suppress(WorkbenchError):
+                total += one.missed
+        return total
+
     def tend(self) -> None:
         """Find what is new."""
         for pid, one in list(self._by_pid.items()):

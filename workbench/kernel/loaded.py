@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from workbench.objects.model import BpfObject
@@ -159,6 +160,29 @@ class Loaded:
     def ring(self, name: str) -> Ring:
         """A ring buffer map, ready for a reader of `workbench.kernel.ring`; the caller closes it."""
         return Ring(*self.ring_fds[name])
+
+    def records(self, ring: str, struct: str = "") -> pd.DataFrame:
+        """What waits in a ring, as a frame: a row per record, and the ring is empty then.
+
+        Parameters
+        ----------
+        ring : str
+        struct : str
+            C struct of the records; by default the one that the object publishes for the ring (`PUBLISH(ring, struct)`
+            of workbench.h).
+
+        Raises
+        ------
+        MissingFrame
+            The object has no such struct, or publishes none.
+        """
+        from workbench.frames.ring_frame import ring_frame
+
+        area = self.ring(ring)
+        try:
+            return ring_frame(area, self.object.record_dtype(ring, struct))
+        finally:
+            area.close()
 
     def attach(
         self, program: str, target: str = "", *, pid: int | None = None, cookie: int = 0

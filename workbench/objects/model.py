@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import MissingFrame, WorkbenchError
-from workbench.objects.btf import PTR, VAR, Btf
+from workbench.objects.btf import PTR, STRUCT, VAR, Btf
 from workbench.objects.build import built_object
 from workbench.objects.compile import compile_file
 from workbench.objects.elf import EM_BPF, BadElf, SectionFile
@@ -144,14 +144,23 @@ class BpfObject:
         variables = self.btf.variables(section).items()
         return {name: (offsets[name], number) for name, (_, number) in variables if name in offsets}
 
-    def record_dtype(self, ring: str) -> np.dtype[np.void]:
-        """Layout of the records of `ring`, from the global `const struct X *_schema_RING`.
+    def record_dtype(self, ring: str, struct: str = "") -> np.dtype[np.void]:
+        """Layout of the records of `ring`, from the global `const struct X *_schema_RING`, or of a struct by its name.
 
         Raises
         ------
         MissingFrame
             The object publishes no such schema.
         """
+        if struct:
+            named = self.btf.find(STRUCT, struct)
+            if named is None:
+                raise MissingFrame(
+                    f"{self.name} has no struct {struct!r}",
+                    "clang leaves a struct out of the BTF that only a local variable has: "
+                    "publish it with PUBLISH(ring, struct)",
+                )
+            return self.btf.dtype(named.id)
         variable = self.btf.find(VAR, f"_schema_{ring}")
         if variable is None:
             published = [

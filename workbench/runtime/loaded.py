@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from workbench.objects.linked import LinkedObject, LinkedProgram
@@ -149,6 +150,25 @@ class Loaded:
                 f"rings: {', '.join(self.rings) or 'none'}",
             )
         return self.rings[name]
+
+    def records(self, ring: str, struct: str = "") -> pd.DataFrame:
+        """What waits in a ring, as a frame: a row per record, and the ring is empty then.
+
+        Parameters
+        ----------
+        ring : str
+        struct : str
+            C struct of the records; by default the one that the object publishes for the ring (`PUBLISH(ring, struct)`
+            of workbench.h).
+
+        Raises
+        ------
+        MissingFrame
+            The object has no such struct, or publishes none.
+        """
+        from workbench.frames.ring_frame import ring_frame
+
+        return ring_frame(self.ring(ring), self.object.record_dtype(ring, struct))
 
     def attach(
         self,

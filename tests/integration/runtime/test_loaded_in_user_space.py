@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import workbench as wb
-from workbench.errors import BadSpec, MissingCapability, VerifierRejected
+from workbench.errors import BadSpec, MissingCapability, MissingFrame, VerifierRejected
 from workbench.kernel.ring import ColumnReader
 from workbench.objects.model import BpfObject
 from workbench.runtime.inventory import programs
@@ -169,6 +169,28 @@ def test_user_space(obj: BpfObject, target: subprocess.Popen[str]) -> None:
     )
     assert found["kinds"] == [5, 9, 7]
     assert found["who"] == {(target.pid, target.pid)}
+
+
+@pytest.mark.parametrize(
+    "backend",
+    ["userspace", pytest.param("kernel", marks=pytest.mark.needs("uprobe", "ring buffer"))],
+)
+def test_records_as_a_frame(
+    obj: BpfObject, target: subprocess.Popen[str], backend: str
+) -> None:
+    with obj.load(backend, programs=["called"], map_sizes={"calls": 1 << 20}) as loaded:
+        assert len(loaded.records("calls")) == 0
+        loaded.attach("called", "libc:abs", pid=target.pid, cookie=3)
+        call(target, 20)
+        frame = loaded.records("calls")
+        assert frame.columns.tolist() == ["size", "cookie", "pid", "tid", "comm"]
+        assert len(frame) == 20 and set(frame["cookie"]) == {3}
+        assert set(frame["pid"]) == {target.pid} and set(frame["comm"].map(type)) == {str}
+        assert len(loaded.records("calls")) == 0
+        call(target, 10)
+        assert len(loaded.records("calls", "call")) == 10
+        with pytest.raises(MissingFrame, match="no struct"):
+            loaded.records("calls", "nothing")
 
 
 def test_objects_share_a_target(obj: BpfObject, target: subprocess.Popen[str]) -> None:
