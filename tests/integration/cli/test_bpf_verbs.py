@@ -425,6 +425,9 @@ def test_gc_after_a_loader_was_killed(
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert ask(target, "10") == before, "the target goes on with the hook of a dead loader"
+    assert main(["bpf", "links"]) == 0
+    told = bpf.capsys.readouterr().err
+    assert f"process {target.pid} still has 1 hooks" in told and "workbench bpf gc" in told
     document = bpf.json("gc")
     assert [(one["pid"], one["sites"], one["problem"]) for one in document["processes"]] == [(target.pid, 1, "")]
     assert _code(target.pid) != code, "the first bytes of abs are its own again"

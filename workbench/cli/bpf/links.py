@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 __all__ = ("configure", "execute")
 
@@ -19,9 +20,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Print a row for each attachment."""
     from workbench.cli.bpf.text import columns, named, process
+    from workbench.runtime.attach import orphans
     from workbench.runtime.link_notes import links
 
     found = list(links(arguments.namespace))
+    for pid, count in sorted(orphans().items()):
+        print(
+            f"workbench: process {pid} still has {count} hooks of a workbench that was killed\n"
+            "  hint: `workbench bpf gc` takes them out",
+            file=sys.stderr,
+        )
     if arguments.json:
         print(json.dumps([{**one.to_json(), "pids": [process(one.pid)]} for one in found]))
         return 0

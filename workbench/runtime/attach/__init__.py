@@ -7,7 +7,7 @@ code, `stop` holds the threads. A new kind of hook is a module that makes sites,
 from workbench.runtime.attach.link import HookKind, Link, Program, Request, Spot
 from workbench.runtime.attach.modules import address_of
 from workbench.runtime.attach.process import Process
-from workbench.runtime.attach.records import Collected, collect
+from workbench.runtime.attach.records import Collected, collect, orphans
 from workbench.runtime.attach.start import Started
 
 __all__ = (
@@ -21,4 +21,5 @@ __all__ = (
     "Started",
     "address_of",
     "collect",
+    "orphans",
 )

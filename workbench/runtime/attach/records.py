@@ -26,7 +26,7 @@ from workbench.runtime.attach.returns import restore_returns
 from workbench.runtime.attach.signals import end_signals
 from workbench.runtime.attach.stop import Stop
 
-__all__ = ("Collected", "Record", "collect", "collect_dead", "restore_relatives", "start_time")
+__all__ = ("Collected", "Record", "collect", "collect_dead", "orphans", "restore_relatives", "start_time")
 
 _counter = itertools.count(1)
 
@@ -182,6 +182,20 @@ def collect() -> list[Collected]:
         path.unlink(missing_ok=True)
         found.append(Collected(pid, count))
     sweep()
+    return found
+
+
+def orphans() -> dict[int, int]:
+    """Living processes that still have hooks of a dead workbench: pid -> number of places; `collect` restores them."""
+    found: dict[int, int] = {}
+    for path in _folder().glob("*.hooks"):
+        lines = _read(path)
+        with contextlib.suppress(IndexError, KeyError, ValueError, TypeError):
+            head = lines[0]
+            pid, gone = int(head["pid"]), start_time(int(head["owner"])) != int(head["owner_start"])
+            places = sum("at" in line for line in lines)
+            if gone and places and start_time(pid) == int(head["start"]):
+                found[pid] = found.get(pid, 0) + places
     return found
 
 
