@@ -72,14 +72,6 @@ class Judge:
                 self.kernel = None
                 self.left_out["kernel"] = str(error).splitlines()[0]
         self.verifier = "verifier" not in without
-        if self.verifier:
-            try:
-                first = generate(0, risky=False)
-                verify(first.program, first.object)
-            except NotImplementedError:
-                self.verifier, self.left_out["verifier"] = False, "not there yet"
-            except VerifierRejected:
-                pass
 
     def row(self, one: FuzzProgram) -> dict[str, Any]:
         """Verdicts ("" = accepted, None = not asked), engines compared, bugs."""

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from workbench.errors import BadSpec, MissingCapability, WorkbenchError
+from workbench.errors import BadSpec, WorkbenchError
 from workbench.runtime.helpers.streams import needed_rings
 from workbench.runtime.inventory import announce, withdraw
-from workbench.runtime.isa import decode
 from workbench.runtime.link_notes import announce_link
 from workbench.runtime.maps import current_run
 from workbench.runtime.program import Links, Program
 from workbench.runtime.sharing import enter_process, enter_space, leave_process, leave_space
-from workbench.runtime.verify import linked_for_user_space
+from workbench.runtime.verify import linked_for_user_space, refuse_missing_helpers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from workbench.objects.linked import LinkedObject, LinkedProgram
+    from workbench.objects.linked import LinkedObject
     from workbench.objects.model import BpfObject
     from workbench.runtime.attach import Link, Process
     from workbench.runtime.attach.sampling import Sampling
@@ -39,13 +38,11 @@ if TYPE_CHECKING:
     from workbench.runtime.helpers.timers import Timers
     from workbench.runtime.maps import Map, Space
     from workbench.runtime.tracepoints import CallPoint
-    from workbench.runtime.verifier import Verdict
 
     _Link = TypeVar("_Link", Links, Sampling)
 
 __all__ = ("Loaded", "load")
 
-_CALL, _HELPER = 0x85, 0
 _PROGRAM_ARRAY, _RING_BUFFER = 3, 27
 _BY_NAME = 1  # LIBBPF_PIN_BY_NAME
 
@@ -241,10 +238,9 @@ class Loaded:
         marks = [0] * count if semaphores is None else [int(s) for s in semaphores]
         if not wait:
             addresses_of(process.pid, path, [])  # a file that is not mapped is no fault of a place
-        maps = (*self.all_maps, *self._extra)
         holder: list[Link] = []
         requests = [
-            Request(one.probe, Spot(path, int(offset), mark), kind, tag, maps, holder=holder)
+            Request(one.probe, Spot(path, int(offset), mark), kind, tag, one.probe_maps, holder=holder)
             for offset, tag, mark in zip(offsets, tags, marks, strict=True)
         ]
         failed: list[tuple[Request, WorkbenchError]] = []
@@ -270,9 +266,8 @@ class Loaded:
 
         process, one = self._process(pid), self.programs[program]
         kind = one.kind(on_return=on_return, replace=replace)
-        maps = (*self.all_maps, *self._extra)
         holder: list[Link] = []
-        request = Request(one.probe, site, kind, cookie, maps, holder=holder)
+        request = Request(one.probe, site, kind, cookie, one.probe_maps, holder=holder)
         with process.lock:
             holder += process.attach_many([request], wait=True)
         return self._noted(program, Links(f"{program} on {site}", holder, process))
@@ -298,7 +293,7 @@ class Loaded:
         one = self.programs[program]
         if not 0 < hertz <= 1_000_000:
             raise BadSpec(f"{hertz} samples a second", "1 to 1,000,000")
-        request = Request(one.probe, f"{hertz} Hz", maps=(*self.all_maps, *self._extra))
+        request = Request(one.probe, f"{hertz} Hz", maps=one.probe_maps)
         process, period = self._process(pid), 1_000_000_000 // hertz
         return self._keep(Sampling(process, request, period, left_out=self.left_out))
 
@@ -327,9 +322,9 @@ class Loaded:
     def _attach_calls(self, program: str, point: CallPoint, pid: int | None, cookie: int) -> Links:
         from workbench.runtime.tracepoints import call_request
 
-        maps = (*self.all_maps, *self._extra)
+        one = self.programs[program]
         links: list[Link] = []
-        request = call_request(point, self.programs[program], maps, cookie, links)
+        request = call_request(point, one, one.probe_maps, cookie, links)
         links += self._process(pid).system_calls.attach_many([request])
         return self._noted(program, Links(f"{program} on {point.name}", links))
 
@@ -422,7 +417,8 @@ class Loaded:
         for note in self._notes:
             withdraw(note)
         self.globals.clear()
-        for shape, one in zip(self.linked.maps, self.all_maps, strict=True):
+        shapes = (*self.linked.maps, *needed_rings(self.linked))
+        for shape, one in zip(shapes, (*self.all_maps, *self._extra), strict=True):
             if shape.pinning != _BY_NAME or self.space.temporary:
                 self.space.drop(one)
         for program in self.programs.values():
@@ -437,22 +433,6 @@ class Loaded:
         processes, self._processes = self._processes, {}
         for process in processes.values():
             leave_process(process)
-
-
-def _refuse_missing_helpers(program: LinkedProgram, verdict: Verdict) -> None:
-    """Name helpers that user space lacks, where the program can reach the call."""
-    from workbench.runtime.helpers.prototypes import HELPERS
-
-    slot = 0
-    for instruction in decode(program.code):
-        if instruction.opcode == _CALL and instruction.src == _HELPER:
-            helper = HELPERS.get(instruction.imm)
-            if helper is not None and not helper.userspace and verdict.kinds[slot].any():
-                raise MissingCapability(
-                    f"program {program.name} calls {helper.name}, which does not exist in user space",
-                    "load the object with backend='kernel'",
-                )
-        slot += instruction.slots
 
 
 def load(
@@ -503,7 +483,7 @@ def load(
     verdicts = {}
     for name, program in linked.programs.items():
         verdicts[name] = verify_program(program, linked, **verifier)
-        _refuse_missing_helpers(program, verdicts[name])
+        refuse_missing_helpers(program, verdicts[name])
     space, loaded = enter_space(namespace), None
     try:
         loaded = Loaded(obj, linked, space, pid)

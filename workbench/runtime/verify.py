@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from workbench.errors import MissingCapability
 from workbench.objects.link import link
 from workbench.objects.model import builtin
 
@@ -12,11 +13,13 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from workbench.objects.linked import LinkedObject
+    from workbench.objects.linked import LinkedObject, LinkedProgram
     from workbench.objects.model import BpfObject
     from workbench.runtime.verifier import Verdict
 
-__all__ = ("Verdicts", "linked_for_user_space", "verify")
+__all__ = ("Verdicts", "linked_for_user_space", "refuse_missing_helpers", "verify")
+
+_CALL, _HELPER = 0x85, 0
 
 
 def linked_for_user_space(
@@ -82,7 +85,25 @@ def verify(
     from workbench.runtime.verifier import verify as verify_program
 
     linked = linked_for_user_space(obj, constants=constants, programs=programs)
-    return Verdicts(
-        (name, verify_program(program, linked, **options))
-        for name, program in linked.programs.items()
-    )
+    found = Verdicts()
+    for name, program in linked.programs.items():
+        found[name] = verify_program(program, linked, **options)
+        refuse_missing_helpers(program, found[name])
+    return found
+
+
+def refuse_missing_helpers(program: LinkedProgram, verdict: Verdict) -> None:
+    """Name helpers that user space lacks, where the program can reach the call."""
+    from workbench.runtime.helpers.prototypes import HELPERS
+    from workbench.runtime.isa import decode
+
+    slot = 0
+    for instruction in decode(program.code):
+        if instruction.opcode == _CALL and instruction.src == _HELPER:
+            helper = HELPERS.get(instruction.imm)
+            if helper is not None and not helper.userspace and verdict.kinds[slot].any():
+                raise MissingCapability(
+                    f"program {program.name} calls {helper.name}, which does not exist in user space",
+                    "load the object with backend='kernel'",
+                )
+        slot += instruction.slots
