@@ -52,6 +52,13 @@ int killed_at_step(run_new join, void *space, operation work, void *map, const v
     return over;
 }
 
+/* A program run as an operation: `a` is wb_execute, `map` the program. */
+int64_t run_program(void *run, void *program, const void *a, const void *b, uint64_t flags)
+{
+    (void)b, (void)flags;
+    return ((int64_t (*)(void *, void *, void *))(uintptr_t)a)(program, 0, run);
+}
+
 struct functions {
     run_new join;
     int64_t (*push)(void *run, void *map, const void *value, uint64_t flags);

@@ -17,7 +17,7 @@ from workbench.native.build import compiler
 from workbench.native.library import load
 from workbench.runtime.maps import Map, Space
 
-__all__ = ("QUEUE", "RING", "STACKS", "TRIE", "Worker", "killed_at_step", "victims")
+__all__ = ("QUEUE", "RING", "STACKS", "TRIE", "Worker", "killed_at_step", "killed_in_program", "victims")
 
 QUEUE, TRIE, RING, STACKS = range(4)
 _FUNCTIONS = (
@@ -65,6 +65,17 @@ def killed_at_step(
     over = victims().killed_at_step(
         _address("wb_run_new"), space.handle, _address(function), made.handle, *arguments, flags,
         warm_a, warm_b, warm, steps,
+    )  # fmt: skip
+    assert over >= 0, "the child did not come to where it was to be killed"
+    return bool(over)
+
+
+def killed_in_program(space: Space, program: int, steps: int, warm: int = 0) -> bool:
+    """Kill a child at instruction `steps` of a run of the `struct wb_program` at `program`, after `warm` whole runs."""
+    made = victims()
+    over = made.killed_at_step(
+        _address("wb_run_new"), space.handle, ctypes.cast(made.run_program, ctypes.c_void_p), program,
+        _address("wb_execute"), None, 0, None, None, warm, steps,
     )  # fmt: skip
     assert over >= 0, "the child did not come to where it was to be killed"
     return bool(over)

@@ -10,10 +10,21 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
-from map_victims import QUEUE, RING, STACKS, TRIE, Worker, killed_at_step, victims
+from map_victims import (
+    QUEUE,
+    RING,
+    STACKS,
+    TRIE,
+    Worker,
+    killed_at_step,
+    killed_in_program,
+    victims,
+)
 
 from workbench.native.ring_reader import RecordReader
-from workbench.objects.linked import LinkedMap
+from workbench.objects.linked import LinkedMap, LinkedProgram
+from workbench.runtime.isa import assemble
+from workbench.runtime.jit import Program
 from workbench.runtime.maps import Map, Space
 from workbench.runtime.maps.core import MapError
 from workbench.runtime.maps.rings import RingBuffer
@@ -176,9 +187,50 @@ def test_trie_change_killed_at_its_instructions(space: Space, function: str, key
     assert outcomes == {False, True}
 
 
+SHAPE = LinkedMap("r", 27, 0, 0, 65536)
+TEXT = b"victim's"
+PROGRAMS = {
+    "reserved in line": f"""
+        r1 = map[r] ll
+        r2 = 8
+        r3 = 0
+        call 131
+        if r0 == 0 goto +6
+        r1 = {struct.unpack("<Q", TEXT)[0]:#x} ll
+        *(u64 *)(r0 + 0) = r1
+        r1 = r0
+        r2 = 0
+        call 132
+        r0 = 0
+        exit""",
+    "copied in line": f"""
+        r1 = {struct.unpack("<Q", TEXT)[0]:#x} ll
+        *(u64 *)(r10 - 8) = r1
+        r1 = map[r] ll
+        r2 = r10
+        r2 += -8
+        r3 = 8
+        r4 = 0
+        call 130
+        r0 = 0
+        exit""",
+}
+
+
+def producing(space: Space, made: RingBuffer, how: str, warm: int) -> Callable[[int], bool]:
+    """A victim that puts TEXT into the ring so many times, then once more, and is killed at an instruction of that."""
+    if how == "called":
+        return lambda n: killed_at_step(space, "wb_ring_output", made, TEXT, 8, 0, n, warm)
+    code = assemble(PROGRAMS[how], maps=["r"])
+    program = Program(LinkedProgram("p", "syscall", "syscall", code, ()), [SHAPE], [made])
+    program.start("optimised")
+    return lambda n: killed_in_program(space, program.address, n, warm)
+
+
 @pytest.mark.parametrize("warm", [0, 300], ids=["by the lock", "with the ring's bias"])
-def test_ring_output_killed_at_its_instructions(space: Space, warm: int) -> None:
-    made = space.create(LinkedMap("r", 27, 0, 0, 65536))
+@pytest.mark.parametrize("how", ["called", *PROGRAMS])
+def test_ring_output_killed_at_its_instructions(space: Space, how: str, warm: int) -> None:
+    made = space.create(SHAPE)
     assert isinstance(made, RingBuffer)
     reader = RecordReader(made)
     outcomes = set()
@@ -195,16 +247,12 @@ def test_ring_output_killed_at_its_instructions(space: Space, warm: int) -> None
                 for s, n in zip(records.starts, records.lengths, strict=True)
             ]
         assert found[-1] == b"mine"
-        assert found[:-1] in ([b"victim's"] * warm, [b"victim's"] * (warm + 1))
+        assert found[:-1] in ([TEXT] * warm, [TEXT] * (warm + 1))
         whole = len(found) - 1 == warm + 1
         assert whole or not over
         outcomes.add((whole, made.abandoned - abandoned))
 
-    every_step(
-        lambda: None,
-        lambda n: killed_at_step(space, "wb_ring_output", made, b"victim's", 8, 0, n, warm),
-        check,
-    )
+    every_step(lambda: None, producing(space, made, how, warm), check)
     # Nothing reserved; reserved and never submitted; submitted.
     assert outcomes == {(False, 0), (False, 1), (True, 0)}
     assert made.dropped == 0

@@ -15,6 +15,7 @@
 #include "ring.h"
 
 #define STREAK 256u
+#define AHEAD 2048u /* bytes from a record to the line that will soon be written */
 
 int64_t wb_ring_map(uint8_t *at, uint64_t size, uint8_t *where)
 {
@@ -96,29 +97,59 @@ static void revoke(struct wb_run *run, const struct wb_space *space, struct wb_r
     WB_STORE(&p->revoked, 0u);
 }
 
-static inline void *place(struct wb_ring ring, struct wb_ring_producer *p, uint64_t length, uint64_t size,
-                          uint32_t owner)
+/* What is too large for any ring is refused and counted where what is too large for this one is. */
+static inline uint64_t length_of(uint64_t size)
 {
-    const uint64_t at = WB_PEEK(&p->position) & ~7ull, offset = at & (ring.size - 1);
+    return ((size < WB_RING_LARGEST ? size : WB_RING_LARGEST) + WB_RING_HEADER + 7) & ~7ull;
+}
 
-    if (__builtin_expect(at + length - p->seen >= ring.size, 0)) {
-        p->seen = WB_LOAD(&wb_ring_consumer(ring.data)->position);
-        if (at + length - p->seen >= ring.size) {
-            WB_PUT(&p->dropped, p->dropped + 1);
-            return NULL;
-        }
-    }
+/* The record at `at`, for which there is room: its header, and only then the position. */
+static inline void *make(struct wb_ring ring, struct wb_ring_producer *p, uint64_t at, uint64_t size, uint32_t owner)
+{
+    const uint64_t offset = at & (ring.size - 1);
+
     WB_PUT((uint64_t *)(ring.data + offset),
            (uint64_t)(owner | (uint32_t)(offset / WB_RING_UNIT) << 12) << 32 | WB_HEADER_BUSY | size);
-    WB_STORE(&p->position, at + length);
+    WB_STORE(&p->position, at + length_of(size));
+    __builtin_prefetch(ring.data + offset + AHEAD, 1); /* the reader had these lines last */
     return ring.data + offset + WB_RING_HEADER;
 }
 
+static inline bool fits(struct wb_ring ring, const struct wb_ring_producer *p, uint64_t at, uint64_t size)
+{
+    const uint64_t length = length_of(size);
+
+    return at + length - WB_PEEK(&p->seen) < ring.size && length < ring.size; /* whatever the positions say */
+}
+
+/* The usual case, in line in programs: the bias is this thread's, and there is room as far as is known. NULL = anything
+ * else; nothing is done and nothing counted then. */
+static inline void *take_biased(const struct wb_run *run, struct wb_ring ring, uint64_t size)
+{
+    struct wb_ring_producer *p = wb_ring_producer(ring.data);
+    const uint32_t me = wb_identity(run);
+    void *record = NULL;
+
+    if (__builtin_expect(WB_PEEK(&p->bias) != me || WB_PEEK(&p->held), 0))
+        return NULL;
+    WB_PUT(&p->held, 1u);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    if (__builtin_expect(WB_PEEK(&p->bias) == me, 1)) {
+        const uint64_t at = WB_PEEK(&p->position) & ~7ull;
+
+        if (__builtin_expect(fits(ring, p, at, size), 1))
+            record = make(ring, p, at, size, me % WB_PARTICIPANTS);
+    }
+    WB_STORE(&p->held, 0u);
+    return record;
+}
+
 static __attribute__((noinline)) void *take_locked(struct wb_run *run, const struct wb_space *space,
-                                                   struct wb_ring ring, uint64_t length, uint64_t size)
+                                                   struct wb_ring ring, uint64_t size)
 {
     struct wb_ring_producer *p = wb_ring_producer(ring.data);
     const uint32_t me = wb_identity(run), owner = me % WB_PARTICIPANTS;
+    void *record = NULL;
 
     if (wb_take_word(run, space, &p->lock) < 0) { /* a signal handler interrupted this thread's own reserve */
         __atomic_fetch_add(&p->dropped, 1, __ATOMIC_RELAXED);
@@ -133,33 +164,31 @@ static __attribute__((noinline)) void *take_locked(struct wb_run *run, const str
         p->streak = 0;
     } else if (++p->streak >= STREAK && owner && run->self && !(run->flags & WB_RUN_FENCE)) {
         p->streak = 0;
+        WB_PUT(&p->held, 1u);
         WB_STORE(&p->bias, me);
     }
-    void *record = place(ring, p, length, size, owner);
+    const bool mine = WB_PEEK(&p->bias) == me;
+    const uint64_t at = WB_PEEK(&p->position) & ~7ull;
 
+    if (mine) /* a signal handler on this thread is not to reserve by it now */
+        WB_PUT(&p->held, 1u);
+    if (!fits(ring, p, at, size))
+        WB_PUT(&p->seen, WB_LOAD(&wb_ring_consumer(ring.data)->position));
+    if (fits(ring, p, at, size))
+        record = make(ring, p, at, size, owner);
+    else
+        WB_PUT(&p->dropped, p->dropped + 1);
+    if (mine)
+        WB_STORE(&p->held, 0u);
     wb_give_word(&p->lock);
     return record;
 }
 
 void *wb_ring_take(struct wb_run *run, const struct wb_space *space, struct wb_ring ring, uint64_t size)
 {
-    struct wb_ring_producer *p = wb_ring_producer(ring.data);
-    const uint32_t me = wb_identity(run);
-    /* What is too large for any ring is refused and counted where what is too large for this one is. */
-    const uint64_t length = ((size < WB_RING_LARGEST ? size : WB_RING_LARGEST) + WB_RING_HEADER + 7) & ~7ull;
-    void *record;
+    void *record = take_biased(run, ring, size);
 
-    if (__builtin_expect(WB_PEEK(&p->bias) == me && !WB_PEEK(&p->held), 1)) {
-        WB_PUT(&p->held, 1u);
-        __atomic_signal_fence(__ATOMIC_SEQ_CST);
-        if (__builtin_expect(WB_PEEK(&p->bias) == me, 1)) {
-            record = place(ring, p, length, size, me % WB_PARTICIPANTS);
-            WB_STORE(&p->held, 0u);
-            return record;
-        }
-        WB_STORE(&p->held, 0u);
-    }
-    return take_locked(run, space, ring, length, size);
+    return __builtin_expect(record != NULL, 1) ? record : take_locked(run, space, ring, size);
 }
 
 static struct wb_ring ring_of(const struct wb_map *map)

@@ -37,6 +37,8 @@ HELPERS: Final = {
     14: Inlined("wb_helper_get_current_pid_tgid", "helpers_task"),
     58: Inlined("wb_helper_override_return", "helpers_control"),
     94: Inlined("wb_helper_spin_unlock", "helpers_control"),
+    130: Inlined("wb_inline_output", "ring"),
+    131: Inlined("wb_inline_reserve", "ring"),
     132: Inlined("wb_inline_submit", "ring"),
     133: Inlined("wb_inline_discard", "ring"),
     173: Inlined("wb_helper_get_func_ip", "helpers_control"),

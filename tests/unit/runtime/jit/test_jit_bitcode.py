@@ -97,6 +97,43 @@ def test_an_inlined_helper_is_not_called_through_the_table():
             ctypes.c_uint64.from_address(run + 8).value = before
 
 
+@needs_clang
+def test_a_ring_s_usual_record_is_made_without_a_call():
+    reserve, submit, output = 131, 132, 130
+    shape = LinkedMap("ring", 27, 0, 0, 1 << 16)
+    ring = Instruction(op.LD_IMM64, 1, op.PSEUDO_MAP_IDX, 0, 0)
+    program = calling(
+        *(ring, mov(2, 8), mov(3, 0), helper(reserve)),
+        Instruction(op.JMP | op.JEQ, 0, offset=4),
+        Instruction(op.ST | op.MEM | op.DW, 0, offset=0, imm=7),
+        *(Instruction(op.ALU64 | op.MOV | op.X, 1, 0), mov(2, 0), helper(submit)),
+        Instruction(op.ST | op.MEM | op.DW, 10, offset=-8, imm=8),
+        *(ring, Instruction(op.ALU64 | op.MOV | op.X, 2, 10)),
+        Instruction(op.ALU64 | op.ADD, 2, imm=-8),
+        *(mov(3, 8), mov(4, 0), helper(output), EXIT),
+    )
+    with Space(None) as space:
+        run = current_run(space)
+        made = space.create(shape)
+        one = Program(program, [shape], [made]).start("optimised")
+        for _ in range(300):  # the ring's bias is this thread's then
+            assert execute(one, run) == 0
+        before = made.waiting
+        empty = (ctypes.c_uint64 * 512)()
+        entry = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_void_p)(one.entry)
+        table = ctypes.c_uint64.from_address(run + 8)
+        helpers, table.value = table.value, ctypes.addressof(empty)
+        try:
+            for _ in range(100):
+                assert entry(0, run) == 0
+        finally:
+            table.value = helpers
+        assert made.waiting == before + 100 * 2 * 16
+        while execute(one, run) == 0:  # full: the table's helpers refuse and count
+            assert made.waiting < 1 << 16
+        assert made.dropped in (1, 2)
+
+
 @pytest.mark.parametrize("damage", ["garbage", "empty"])
 def test_unusable_bitcode_is_done_without(monkeypatch, damage):
     asked = []
