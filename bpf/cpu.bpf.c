@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /* CPU samples: one record with the stacks per sampling event. */
 #include "stack.h"
+#include "window.h"
 
 struct sample {
 	__u64 time;
@@ -51,10 +52,13 @@ static __always_inline struct scratch *take_scratch(void)
 SEC("perf_event")
 int sample_cpu(void *ctx)
 {
-	struct scratch *s = take_scratch();
+	struct scratch *s;
 	__u32 used;
 	__u64 id = bpf_get_current_pid_tgid();
 
+	if (paused)
+		return 0;
+	s = take_scratch();
 	__sync_fetch_and_add(&taken, 1);
 	if (!s)
 		return 0;

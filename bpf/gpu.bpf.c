@@ -12,6 +12,7 @@
 #define MAX_COPY (16 * 1024)
 #include "workbench.h"
 #include "stack.h"
+#include "window.h"
 
 #define MAX_FIELDS 10
 #define MAX_TEXT 512
@@ -144,10 +145,6 @@ PUBLISH(names, name);
 /* False counts only, by function: no row per call, half the cost. */
 const volatile bool want_events = true;
 const volatile bool want_stacks = false;
-
-/* Set once everything known at the start is attached: entries and returns are attached one after the other, and calls
- * between would be halves. */
-bool recording;
 
 __u64 lost_ring_full;
 __u64 lost_names;
@@ -367,7 +364,7 @@ static __always_inline int entered(void *ctx, bool sleepable)
 	struct api *api = bpf_map_lookup_elem(&apis, &id);
 	struct pending p = {};
 
-	if (!recording || !api)
+	if (paused || !api)
 		return 0;
 	for (int i = 0; i < MAX_FIELDS; i++) {
 		if (i >= api->count)
@@ -422,7 +419,7 @@ int leave(void *ctx)
 	bool failed, has_bytes = false, has_code = false;
 	__s32 code = 0, written = 0;
 
-	if (!recording || !api)
+	if (paused || !api)
 		return 0;
 	outer = bpf_map_lookup_elem(&outermost, &key.tid);
 	if (outer && *outer == key.sp)

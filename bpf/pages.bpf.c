@@ -113,6 +113,8 @@ int fault_event(struct bpf_perf_event_data *ctx)
 {
 	__u64 ip = PT_REGS_IP(&ctx->regs);
 
+	if (paused)
+		return 0;
 	return record(ctx, ctx->addr, ip, ACCESS_UNKNOWN, (long)ip >= 0);
 }
 

@@ -155,7 +155,7 @@ static __always_inline void forget(__u32 tid)
 
 static __always_inline bool wanted(struct task_struct *task)
 {
-	return in_scope_pid(task->tgid) && (__u32)task->pid != scope_left_out;
+	return !paused && in_scope_pid(task->tgid) && (__u32)task->pid != scope_left_out;
 }
 
 SEC("tp_btf/sched_switch")

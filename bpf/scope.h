@@ -8,6 +8,7 @@
 #ifndef SCOPE_H
 #define SCOPE_H
 
+#include "window.h"
 #include "workbench.h"
 
 /* True records the whole machine. */
@@ -33,7 +34,7 @@ static __always_inline bool in_scope(void)
 {
 	__u64 id = bpf_get_current_pid_tgid();
 
-	return in_scope_pid(id >> 32) && (__u32)id != scope_left_out;
+	return !paused && in_scope_pid(id >> 32) && (__u32)id != scope_left_out;
 }
 
 /* The raw tracepoint's arguments are (parent, child) task pointers: stable where the formatted layout is not. */

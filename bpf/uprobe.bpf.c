@@ -87,7 +87,7 @@ static __always_inline bool in_scope(__u64 who)
 {
 	__u32 tgid = who >> 32;
 
-	return (__u32)who != left_out && (!limit_scope || bpf_map_lookup_elem(&targets, &tgid));
+	return !paused && (__u32)who != left_out && (!limit_scope || bpf_map_lookup_elem(&targets, &tgid));
 }
 
 static __always_inline void count(__u32 pid, __u32 site, bool is_return, __u64 duration)

@@ -3,6 +3,7 @@
 #pragma once
 #include "workbench.h"
 #include "stack.h"
+#include "window.h"
 
 #define MAX_ARGUMENTS 12
 #define MAX_STRINGS 4

@@ -48,14 +48,20 @@ def choose(backend: str, *, machine: bool) -> tuple[str, str]:
 
 
 def load(target: Target, obj: BpfObject, **options: Any) -> Any:
-    """Load an object where the target's recording runs its programs; options as `workbench.kernel.loaded.load`."""
+    """Load an object where the target's recording runs its programs; options as `workbench.kernel.loaded.load`.
+
+    Its programs are paused until the recording's window opens.
+    """
     if target.backend == "userspace":
         from workbench.runtime.loaded import load as load_userspace
 
-        return load_userspace(obj, pid=target.pid, left_out=target.left_out, **options)
-    from workbench.kernel.loaded import load as load_kernel
+        loaded: Any = load_userspace(obj, pid=target.pid, left_out=target.left_out, **options)
+    else:
+        from workbench.kernel.loaded import load as load_kernel
 
-    return load_kernel(obj, **options)
+        loaded = load_kernel(obj, **options)
+    target.window.join(loaded)
+    return loaded
 
 
 def kernel_only(target: Target, collector: str, why: str) -> None:

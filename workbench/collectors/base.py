@@ -5,10 +5,12 @@ Life of a recording
 1. The recorder resolves the `Target`. A command is started and held at its program entry (shared libraries mapped,
    no line of the program run yet), so that every symbol has an address before the first event.
 2. Every collector's `attach` runs; the first that fails detaches the others and the error reaches the user.
-3. The target is let go. The recorder waits on the collectors' `wake_fds` and a timer, and calls `drain` on each.
-   `drain` moves what is there into the sink in batches of numpy columns, never one event at a time.
-4. On exit of the target, on `seconds`, on Stop or on an interrupt: `detach` on each (no probe remains), one last
-   `drain`, then `finish`, which appends what lives in kernel maps, and the rows of `losses` and `overhead`.
+3. The window is opened (`window`): all programs begin together, and the target is let go. The recorder waits on the
+   collectors' `wake_fds` and a timer, and calls `drain` on each. `drain` moves what is there into the sink in batches
+   of numpy columns, never one event at a time.
+4. On exit of the target, on `seconds`, on Stop or on an interrupt: the window is closed, `detach` on each (no probe
+   remains), one last `drain`, then `finish`, which appends what lives in kernel maps, and the rows of `losses` and
+   `overhead`.
 `detach` and `finish` are called exactly once, whatever failed before.
 """
 
@@ -16,6 +18,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+from workbench.collectors.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,6 +55,8 @@ class Target:
     """Where programs run: kernel, or userspace (in the target's own processes)."""
     left_out: int = 0
     """Thread of the recorder itself: not observed when the target is the process that records; 0 if there is none."""
+    window: Window = field(default_factory=Window)
+    """When the programs of all collectors record; always, unless a recorder holds them back until all are attached."""
     others: set[int] = field(default_factory=set)
     """Processes out of scope that a collector saw on a stack (a waker); the recorder records their mappings."""
     _unwinder: Unwinder | None = None

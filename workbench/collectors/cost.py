@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import time
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from workbench.kernel.links import Link
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from workbench.collectors.window import Window
     from workbench.kernel.loaded import Loaded
 
 __all__ = ("Readings", "RunCost", "SampleCost")
@@ -30,42 +32,57 @@ _INFO_BYTES = 232
 _RUN_TIME = 192  # run_time_ns, then run_cnt, in struct bpf_prog_info
 
 
-class Readings:
-    """How often programs ran and how long that took, read from time to time."""
+class Readings(ABC):
+    """How often programs ran and how long that took, read from time to time.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    window : Window
+        Runs of paused programs do not count.
+    """
+
+    def __init__(self, window: Window) -> None:
         self._next = 0.0
-        self._series: dict[str, list[tuple[int, int]]] = {}
+        self._series: list[dict[str, tuple[int, int]]] = []
+        self._ended = False
+        window.tell(self._begin, self._end)
+
+    def _begin(self) -> None:
+        self._series = [self._read()]
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._series.append(self._read())
+            self._ended = True
 
     def look(self) -> None:
         """Take a reading, at most five a second: more readings show how much the cost varies."""
         now = time.monotonic()
-        if now < self._next:
+        if now < self._next or self._ended:
             return
         self._next = now + _PAUSE_SECONDS
-        self._read()
+        self._series.append(self._read())
 
-    def _read(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _read(self) -> dict[str, tuple[int, int]]:
+        """Runs and their ns so far, by program."""
 
     def stop(self) -> None:
-        """Last reading."""
-        self._read()
+        """Last reading, if the window has not ended with one."""
+        self._end()
 
     def rows(self, collector: str) -> dict[str, Any]:
         """Rows of frame `overhead`, one per program that ran. The interval is over the readings' mean costs."""
         kept: list[tuple[str, int, float, float, float]] = []
-        for name, series in self._series.items():
-            readings = np.array([(0, 0), *series], np.float64)
-            if readings[-1, 0] == 0:
-                continue
+        for name in self._series[-1] if self._series else ():
+            readings = np.array([one.get(name, (0, 0)) for one in self._series], np.float64)
             steps = np.diff(readings, axis=0)
             steps = steps[steps[:, 0] > 0]
-            means = steps[:, 1] / steps[:, 0]
-            low, high = np.percentile(means, [2.5, 97.5])
-            kept.append(
-                (name, int(readings[-1, 0]), float(readings[-1, 1] / readings[-1, 0]), low, high)
-            )
+            if not len(steps):
+                continue
+            runs, spent = steps.sum(axis=0)
+            low, high = np.percentile(steps[:, 1] / steps[:, 0], [2.5, 97.5])
+            kept.append((name, int(runs), float(spent / runs), low, high))
         return {
             "collector": [collector] * len(kept),
             "probe": [row[0] for row in kept],
@@ -79,16 +96,16 @@ class Readings:
 
 
 class RunCost(Readings):
-    """Measures the programs of a loaded object from now on."""
+    """Measures the programs of a loaded object while the window is open."""
 
-    def __init__(self, loaded: Loaded) -> None:
-        super().__init__()
+    def __init__(self, window: Window, loaded: Loaded) -> None:
         self._loaded = loaded
         fd = perf.bpf(_ENABLE_STATS, struct.pack("<I", 0).ljust(16, b"\0"))
         self._on = Link("statistics of programs", [fd] if fd >= 0 else [])
-        self._series = {name: [] for name in loaded.programs}
+        super().__init__(window)
 
-    def _read(self) -> None:
+    def _read(self) -> dict[str, tuple[int, int]]:
+        found = {}
         for name, program in self._loaded.programs.items():
             info = ctypes.create_string_buffer(_INFO_BYTES)
             attr = struct.pack("<IIQ", program.fd, _INFO_BYTES, ctypes.addressof(info)).ljust(
@@ -96,11 +113,12 @@ class RunCost(Readings):
             )
             if self._on.attached and perf.bpf(_GET_INFO, attr) >= 0:
                 spent, count = struct.unpack_from("<QQ", info.raw, _RUN_TIME)
-                self._series[name].append((count, spent))
+                found[name] = (count, spent)
+        return found
 
     def stop(self) -> None:
-        """Last reading; statistics are off again."""
-        self._read()
+        """As of `Readings`; statistics are off again."""
+        super().stop()
         self._on.close()
 
 
@@ -109,6 +127,7 @@ class SampleCost(Readings):
 
     Parameters
     ----------
+    window : Window
     program : str
     read : callable
         Runs and their time in ns, of the processes that can still be read.
@@ -117,14 +136,17 @@ class SampleCost(Readings):
     """
 
     def __init__(
-        self, program: str, read: Callable[[], tuple[int, int]], taken: Callable[[], int]
+        self,
+        window: Window,
+        program: str,
+        read: Callable[[], tuple[int, int]],
+        taken: Callable[[], int],
     ) -> None:
-        super().__init__()
         self._program, self._get, self._taken = program, read, taken
-        self._series = {program: []}
+        super().__init__(window)
 
-    def _read(self) -> None:
-        self._series[self._program].append(self._get())
+    def _read(self) -> dict[str, tuple[int, int]]:
+        return {self._program: self._get()}
 
     def rows(self, collector: str) -> dict[str, Any]:
         """As of `Readings`; the time of runs that were not read, because their process had ended, is extrapolated."""

@@ -146,7 +146,7 @@ class CpuCollector:
         self.driver = "clock"
         self._samplers = samplers = Samplers(target, session.loaded, "sample_cpu", self.hz)
         session.measure(
-            SampleCost("sample_cpu", samplers.cost, lambda: session.counter("taken"))
+            SampleCost(target.window, "sample_cpu", samplers.cost, lambda: session.counter("taken"))
         )
 
     def _open_bare(self, tid: int, cpu: int, inherit: tuple[str, ...]) -> int:

@@ -70,7 +70,6 @@ class OutsideRecorder(Recorder):
                 with contextlib.suppress(OSError):
                     self.temporary.rmdir()
             raise _error(answer["error"])
-        self._begin = time.monotonic()
         self._phase = "recording"
         _running_add(self)
         return self

@@ -23,10 +23,9 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from workbench.collectors import registry, together
 from workbench.collectors.backend import choose
 from workbench.collectors.base import Collector, Target
+from workbench.collectors.capture import Capture
 from workbench.collectors.errands import Errands
-from workbench.collectors.jit_maps import perf_maps
 from workbench.collectors.limits import borrow_limit, return_limit
-from workbench.collectors.processes import Processes
 from workbench.collectors.spec import Spec, parse
 from workbench.collectors.state import CollectorState, Phase, State
 from workbench.collectors.target import HeldCommand, attach_target, machine_target
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = ("CollectorState", "Recorder", "State")
 
 DRAIN_SECONDS = 0.1
-FLUSH_SECONDS = 1.0
 THREAD_NAME = "wb-recorder"
 _PR_SET_NAME = 15
 _EXITED = "the target exited"
@@ -57,6 +55,10 @@ def _end_all() -> None:
     for recorder in list(_running):
         recorder.stop(reason="the recording process ended")
         recorder.wait()
+
+
+def _here(job: Callable[[], None]) -> None:
+    job()
 
 
 class Recorder:
@@ -132,13 +134,11 @@ class Recorder:
         self._phase: Phase = "new"
         self._started = False
         self._progress = 0.0
-        self._begin = self._end = 0.0
         self._reason = ""
         self._status: Literal["complete", "interrupted", "failed"] = "complete"
         self._error: BaseException | None = None
         self._recording: Recording | None = None
-        self._writer: RecordingWriter | None = None
-        self._processes: Processes | None = None
+        self._capture: Capture | None = None
         self._command_process: HeldCommand | None = None
         self._lock = threading.Lock()
         self._stopping = False
@@ -165,42 +165,32 @@ class Recorder:
                 raise BadSpec("this recorder was started already", "make a new one")
             self._started = True
         borrow_limit()  # one descriptor per thread and probe
-        attached: list[Collector] = []
         try:
             thread_id = self._start_thread()
             target = self._resolve()
             target.left_out, target.backend = thread_id, self.backend
             if self._command_process is not None and self.backend == "userspace":
                 self._command_process.park()
-            if target.pid == os.getpid():  # what attaching does is no part of the recording
-                self._errands.do(lambda: self._attach(target, attached))
-            else:
-                self._attach(target, attached)
+            # What a process does to record itself is no part of the recording.
+            do = self._errands.do if target.pid == os.getpid() else _here
+            do(lambda: self._attach(target))
             self._check_alive(target)
-            self._begin = time.monotonic()
+            assert self._capture is not None
+            do(self._capture.open)
             with self._lock:
                 self._phase = "recording"
             if self._command_process is not None:
                 self._command_process.release()
         except BaseException:
-            self._undo(attached)
+            self._undo()
             raise
         _running.add(self)
         self._errands.close()
         return self
 
-    def _attach(self, target: Target, attached: list[Collector]) -> None:
-        self._writer = writer = self._make_writer(target)
-        wants_data = any(getattr(one, "data_mappings", False) for one in self.collectors)
-        self._processes = Processes(target, writer, data=wants_data)
-        self._processes.start()
-        writer.flush()  # loads all that writing needs, before any event waits for it
-        writer.begin()
-        for one in self.collectors:
-            one.attach(target, writer)  # one that fails undoes itself
-            attached.append(one)
-        self._note()
-        self._prepare_unwinder(target)
+    def _attach(self, target: Target) -> None:
+        self._capture = Capture(target, self.collectors, self._make_writer(target))
+        self._capture.attach()
 
     def _start_thread(self) -> int:
         """Start the thread that drains, once its jobs before that are done; its thread id."""
@@ -214,8 +204,8 @@ class Recorder:
             ctypes.CDLL(None).prctl(_PR_SET_NAME, THREAD_NAME.encode())
             named.set()
             self._errands.run()
-            if self._phase == "recording":
-                self._run()
+            if self._phase == "recording" and self._capture is not None:
+                self._run(self._capture)
 
         self._thread = threading.Thread(target=run, name=THREAD_NAME, daemon=True)
         self._thread.start()
@@ -266,28 +256,12 @@ class Recorder:
                 f"process {target.pid} exited while it was being attached", "start it again"
             )
 
-    def _note(self) -> None:
-        assert self._writer is not None
-        self._writer.note(**together.notes(self.collectors))
-
-    @staticmethod
-    def _prepare_unwinder(target: Target) -> None:
-        """Load unwind tables before the command runs, so that the first samples need not wait for them."""
-        if target.unwinding:
-            for pid in sorted(target.pids):
-                with contextlib.suppress(WorkbenchError, OSError):
-                    target.unwinder().prepare(pid)
-
-    def _undo(self, attached: list[Collector]) -> None:
+    def _undo(self) -> None:
         """Start failed: leave nothing behind."""
         with self._lock:
             self._phase = "done"
-        together.undo(attached)
-        if self._processes is not None:
-            with contextlib.suppress(WorkbenchError, OSError):
-                self._processes.finish()
-        if self._writer is not None:
-            self._writer.discard()
+        if self._capture is not None:
+            self._capture.undo()
         if self.temporary is not None:
             with contextlib.suppress(OSError):
                 self.temporary.rmdir()
@@ -307,9 +281,9 @@ class Recorder:
         _running.discard(self)
         self._done.set()
 
-    def _run(self) -> None:
+    def _run(self, capture: Capture) -> None:
         try:
-            self._loop()
+            self._loop(capture)
         except WorkbenchError as error:
             self._error, self._status, self._reason = error, "interrupted", error.message
         except (
@@ -321,53 +295,35 @@ class Recorder:
                 f"{type(error).__name__}: {error}",
             )
         try:
-            self._finish()
+            self._finish(capture)
         except BaseException as error:  # kept for result(): this thread has nobody to raise to
             self._error = self._error or error
         finally:
             self._end_life()
 
-    def _loop(self) -> None:
-        assert self._writer is not None and self._waiting is not None
-        assert self._processes is not None
+    def _loop(self, capture: Capture) -> None:
+        assert self._waiting is not None
         self._waiting.for_rings(fd for one in self.collectors for fd in one.wake_fds())
-        flushed = time.monotonic()
         while True:
             left = self.state().remaining
             called, exited = self._waiting.wait(
                 DRAIN_SECONDS if left is None else min(DRAIN_SECONDS, max(left, 0.0))
             )
-            together.drain(self.collectors, self._processes)
-            now = time.monotonic()
-            if now - flushed >= FLUSH_SECONDS:
-                self._writer.flush()
-                flushed = now
-            if self._writer.failure is not None:
-                raise self._writer.failure
+            left = self.state().remaining
             over = left is not None and left <= 0
             if called or exited or over:
+                capture.close()  # before what has arrived is taken, which may last
                 with self._lock:
                     seconds = f"{self._seconds:g} seconds were over" if over else ""
                     self._reason = self._reason or (_EXITED if exited else seconds)
                 return
+            capture.drain()
 
-    def _finish(self) -> None:
-        assert self._writer is not None and self._processes is not None
-        self._end = time.monotonic()
+    def _finish(self, capture: Capture) -> None:
+        capture.close()
         with self._lock:
             self._phase = "finishing"
-        errors = [*together.each(self.collectors, "detach")]
-        self._writer.end()
-        with contextlib.suppress(WorkbenchError):
-            self._processes.drain(last=True)
-        for step in ("drain", "finish"):
-            errors += together.each(self.collectors, step)
-        with contextlib.suppress(WorkbenchError, OSError):
-            self._processes.finish()
-        since = time.time() - (time.monotonic() - self._begin)
-        for pid, content in perf_maps(self._processes.seen, since):
-            with contextlib.suppress(WorkbenchError):
-                self._writer.attach_file(f"perf-{pid}.map", content)
+        errors = capture.detach()
         if errors and self._error is None:
             self._error, self._status = errors[0], "interrupted"
             self._reason = f"{type(errors[0]).__name__}: {errors[0]}".splitlines()[0]
@@ -376,11 +332,9 @@ class Recorder:
             ended = self._reason == _EXITED
             process = self._command_process
             self.exit_status = process.wait() if ended else process.end()
-        with contextlib.suppress(WorkbenchError):  # the disk is full: `finish` says so
-            self._note()
-            self._writer.note(exit_status=self.exit_status, ended_by=self._reason or "stopped")
-        reason = self._reason if self._status != "complete" else ""
-        self._recording = self._writer.finish(self._status, reason, progress=self._on_progress)
+        self._recording = capture.finish(
+            self._status, self._reason, exit_status=self.exit_status, progress=self._on_progress
+        )
 
     def _on_progress(self, fraction: float, _what: str) -> None:
         self._progress = fraction
@@ -389,8 +343,9 @@ class Recorder:
 
     def state(self) -> State:
         """Live numbers; cheap, from any thread."""
-        now = self._end or time.monotonic()
-        elapsed = now - self._begin if self._begin else 0.0
+        capture = self._capture
+        begin, end = (capture.begin, capture.end) if capture is not None else (0.0, 0.0)
+        elapsed = (end or time.monotonic()) - begin if begin else 0.0
         remaining = None if self._seconds is None else self._seconds - elapsed
         collectors = tuple(
             CollectorState(one.name, one.counters.events, one.counters.lost)

@@ -59,7 +59,7 @@ class Session:
                 self._ring = self.loaded.ring(ring)
                 self._reader = SpanReader(self._ring)
                 self.dtype = obj.record_dtype(ring)
-            self._cost = RunCost(self.loaded) if self.loaded.backend == "kernel" else None
+            self._cost = RunCost(target.window, self.loaded) if self.loaded.backend == "kernel" else None
         except BaseException:
             self.close()
             raise

@@ -244,16 +244,23 @@ class RecordingWriter:
         """`finish` or `discard` was called."""
         return self._ended
 
-    def begin(self) -> None:
-        """The first event may come now: `start` of the manifest. Without this call, when the writer was made."""
+    def begin(self, *, save: bool = True) -> Clock:
+        """The first event may come now: `start` of the manifest. Without this call, when the writer was made.
+
+        Returns the time. `save=False` leaves the time of the last call on disk for now, and so takes microseconds.
+        """
         with self._lock:
             self._check_open()
-            self._manifest = dataclasses.replace(self._manifest, start=clock())
-            self._save()
+            now = clock()
+            self._manifest = dataclasses.replace(self._manifest, start=now)
+            if save:
+                self._save()
+        return now
 
-    def end(self) -> None:
+    def end(self) -> Clock:
         """No event comes any more: `end` of the manifest. Without this call, when `finish` is called."""
         self._end = clock()
+        return self._end
 
     def note(self, **fields: Any) -> None:
         """Set manifest fields (command, pid, seed, reason, options); any other name becomes a note of its own."""

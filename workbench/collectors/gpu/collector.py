@@ -147,7 +147,7 @@ class GpuCollector:
         self._dtype = loaded.object.record_dtype("calls")
         self._stacks: StackReader | None = None
         kernel = target.backend == "kernel"
-        self._cost = RunCost(loaded) if kernel and self.stacks != "no" else None
+        self._cost = RunCost(target.window, loaded) if kernel and self.stacks != "no" else None
         self._columns: ColumnReader | None = None
         if self.stacks == "no":
             self._columns = ColumnReader(calls, self._dtype)

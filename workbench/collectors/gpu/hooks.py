@@ -99,6 +99,8 @@ class Hooks:
             packed = b"".join(api.pack() for api in self.apis)
             keys = np.arange(len(self.apis), dtype=np.uint32)
             table.update_many(keys, np.frombuffer(packed, table.value_dtype))
+            # Entries and returns are attached one after the other, and calls between would be halves.
+            loaded.globals["paused"][()] = True
         except BaseException:
             loaded.close()
             raise
@@ -193,8 +195,8 @@ class Hooks:
             links.append(link)
 
     def start(self) -> None:
-        """Record from now on."""
-        self.loaded.globals["recording"][()] = 1
+        """Record from now on, or from when the recording begins."""
+        self._target.window.join(self.loaded)
 
     def prune(self) -> None:
         """Close the links of processes that are gone, once there are many: each holds descriptors."""

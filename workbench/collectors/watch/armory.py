@@ -15,6 +15,7 @@ from workbench.collectors.watch.timer import Timer
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from workbench.collectors import window as recording_window
     from workbench.collectors.base import Sink
     from workbench.collectors.watch.backend import Backend
     from workbench.collectors.watch.slots import Breakpoints, Place
@@ -73,13 +74,16 @@ class Armory:
         self._interval = interval
         self._timer: Timer | None = None
         self._windows: list[Window] = []
+        self._held, self._paused_at = True, 0
         self._rows: list[tuple[int, int, int, int, int, int, int]] = []
         self.closed = False
         self.trapped = 0
         """Hits as the kernel counted them, known once closed."""
 
-    def begin(self, pids: Iterable[int], places: list[Place]) -> None:
-        """Open events on every thread of `pids`, then arm them.
+    def begin(
+        self, pids: Iterable[int], places: list[Place], recording: recording_window.Window
+    ) -> None:
+        """Open events on every thread of `pids`, and arm them while the recording's window is open.
 
         Raises
         ------
@@ -92,10 +96,21 @@ class Armory:
         self._backend.allow(self._limits.budget, self._limits.share)
         if self._turns is not None:
             self._timer = Timer(self._interval)
+        recording.tell(lambda: self._start(pids, places), self._pause)
+
+    def _start(self, pids: Iterable[int], places: list[Place]) -> None:
         start = now()
         self._windows = [Window(place, start) for place in places]
         self._limits.begin(start)
+        self._held = False
         self._arm(pids)
+
+    def _pause(self) -> None:
+        """Disarm; what is left of `close` takes longer."""
+        if not self._held and not self.closed:
+            self._held = True
+            self._disarm()
+            self._paused_at = now()
 
     def _arm(self, pids: Iterable[int]) -> None:
         if self._values:
@@ -124,7 +139,7 @@ class Armory:
 
     def tend(self, pids: Iterable[int]) -> None:
         """Disarm what has spent its budget or its rate, arm again what may be, take turns."""
-        if self.closed:
+        if self.closed or self._held:
             return
         armed = self._breakpoints.enabled
         turn = self._timer is not None and self._timer.expired()
@@ -164,7 +179,7 @@ class Armory:
             self._end(window)
 
     def _end(self, window: Window) -> None:
-        end = now()
+        end = self._paused_at or now()
         window.disarm(end)
         place = window.place
         hits, recorded = self._backend.count(place)

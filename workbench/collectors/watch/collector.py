@@ -209,7 +209,7 @@ class WatchCollector:
             self.turn / 1000,
             values=self.values,
         )
-        self._armory.begin(target.pids or {target.pid or 0}, first)
+        self._armory.begin(target.pids or {target.pid or 0}, first, target.window)
 
     def prepare_environment(self, variables: dict[str, str]) -> None:
         """Change the environment of a command before it is started: it may have to load the sigtrap agent."""
