@@ -357,8 +357,21 @@ CASES = (
         "stack",
         "spilled address overwritten in part",
         "*(u64 *)(r10 - 8) = r1 | *(u8 *)(r10 - 8) = 0 | r0 = *(u64 *)(r10 - 8) | exit",
-        "overwritten",
+        "never written",
         PERFMON,
+    ),
+    C(
+        "stack",
+        "the rest of a spilled address that was overwritten in part",
+        "*(u64 *)(r10 - 8) = r1 | *(u32 *)(r10 - 8) = 0 | r0 = *(u32 *)(r10 - 4) | exit",
+        "never written",
+        PERFMON,
+    ),
+    C(
+        "stack",
+        "a number in the place of a spilled address",
+        "*(u64 *)(r10 - 8) = r1 | *(u32 *)(r10 - 8) = 7 | r0 = *(u32 *)(r10 - 8) | exit",
+        None,
     ),
     C(
         "stack",

@@ -14,9 +14,10 @@ from workbench.runtime.verifier.environment import Environment, Options
 from workbench.runtime.verifier.explain import rejection, rejection_at
 from workbench.runtime.verifier.frame import Recorder, table
 from workbench.runtime.verifier.functions import stack_use
+from workbench.runtime.verifier.partitioned import PartitionedWalk
 from workbench.runtime.verifier.reject import OutOfBudget, Reject
 from workbench.runtime.verifier.verdict import Verdict
-from workbench.runtime.verifier.walk import Failure, Walk
+from workbench.runtime.verifier.walk import PARTITIONS, Failure, Walk
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +26,7 @@ __all__ = ("verify", "verify_object")
 
 _SHORTEST: Final = 10_000  # steps that the search for a short failing path may take
 _JOINED: Final = 120_000  # steps of a joined walk
+_ROUNDS: Final = 256  # of a callback or may_goto on one path, before rounds are joined
 
 
 def verify(
@@ -86,7 +88,7 @@ def verify(
 
     def record() -> Recorder:
         recorder = Recorder(len(code.slots))
-        Walk(fresh(), walk.mode, budget=walk.steps + 1, record=recorder).run()
+        _walk(walk.mode)(fresh(), walk.mode, budget=walk.steps + 1, record=recorder).run()
         return recorder
 
     return Verdict(
@@ -109,36 +111,44 @@ def _accept(
 ) -> Walk:
     """The first walk, of ever coarser ones, that ends within its budget and accepts."""
     failed: Failure | None = None
-    for mode in (0, 1, 2):
-        walk = Walk(
-            fresh(), mode, budget=options.budget if mode == 0 else max(_JOINED, options.budget // 2)
-        )
+    joined = max(_JOINED, options.budget // 2)
+    walk = Walk(fresh(), 0, budget=options.budget, rounds=_ROUNDS)
+    walks = [walk, *(_walk(mode)(fresh(), mode, budget=joined) for mode in (PARTITIONS, 1, 2))]
+    if not options.allow_unbounded:
+        del walks[2:]
+    while walks:
+        walk = walks.pop(0)
         try:
             walk.run()
-            if walk.unbounded and not options.allow_unbounded:
-                reject = Reject(
-                    "nothing but the run-time budget ends a loop that jumps back here",
-                    hint="count its rounds",
-                    slot=min(walk.unbounded),
-                )
-                raise rejection_at(program, reject) from None
-            return walk
         except OutOfBudget:
-            if not options.allow_unbounded:
-                reject = Reject(
-                    f"the walk over all paths takes more than {options.budget:,} instructions",
-                    hint="bound the loops lower, use bpf_loop, or raise budget=",
-                    slot=0,
-                )
-                raise rejection_at(program, reject) from None
+            if walk.mode == 0 and walk.steps <= options.budget and walk.rounds:
+                walks.append(Walk(fresh(), 0, budget=options.budget))  # when nothing else accepts
             continue
         except Failure as failure:
-            if mode == 0:
+            if walk.mode == 0:
                 failure = _shortest(failure, fresh)
                 raise rejection(
                     program, obj, code, failure.reject, failure.state, failure.slot
                 ) from None
             failed = failed or failure
+            continue
+        if walk.unbounded and not options.allow_unbounded:
+            if walk.mode:
+                continue
+            reject = Reject(
+                "nothing but the run-time budget ends a loop that jumps back here",
+                hint="count its rounds",
+                slot=min(walk.unbounded),
+            )
+            raise rejection_at(program, reject) from None
+        return walk
+    if not options.allow_unbounded:
+        reject = Reject(
+            f"the walk over all paths takes more than {options.budget:,} instructions",
+            hint="bound the loops lower, use bpf_loop, or raise budget=",
+            slot=0,
+        )
+        raise rejection_at(program, reject) from None
     if failed is not None:
         failed.reject.hint = failed.reject.hint or "bound the loops lower"
         failed.reject.reason += " (loops were joined: a walk over all paths took too long)"
@@ -146,6 +156,10 @@ def _accept(
     raise rejection_at(
         program, Reject("too complex: no walk ended within its budget", slot=0)
     ) from None
+
+
+def _walk(mode: int) -> type[Walk]:
+    return PartitionedWalk if mode == PARTITIONS else Walk
 
 
 def _shortest(failure: Failure, fresh: Any) -> Failure:

@@ -6,7 +6,8 @@ times only. Nothing bounds the rounds of such a loop but the run-time budget: th
 
 from __future__ import annotations
 
-from typing import Final
+from bisect import bisect_left, bisect_right
+from typing import Final, TypeAlias
 
 from workbench.runtime.isa import opcodes as op
 from workbench.runtime.verifier import kinds as k
@@ -28,7 +29,10 @@ from workbench.runtime.verifier.state import (
     number,
 )
 
-__all__ = ("Joined", "widen_numbers")
+__all__ = ("Joined", "Widening", "join_states", "place", "widen_numbers")
+
+#: Where a bound that grows may stop: ascending numbers. None: it is not widened at all.
+Widening: TypeAlias = tuple[int, ...] | None
 
 _PATIENCE: Final = 4  # joins before a number that still grows is widened
 
@@ -43,15 +47,7 @@ class Joined:
 
     def visit(self, env: Environment, state: State) -> bool:
         """True: covered by what was walked. False: walk `state`, which now covers everything that came by."""
-        key = (
-            state.slot,
-            tuple(
-                (frame.function, frame.call_slot, frame.callback is not None)
-                for frame in state.frames
-            ),
-            tuple(slot for _, slot in state.refs),
-            (state.lock[0], *state.lock[2:]) if state.lock else None,
-        )
+        key = place(state)
         known = self._entries.get(key)
         if known is None:
             self._entries[key] = (Checkpoint(state.copy(), None, None), 1)
@@ -59,12 +55,24 @@ class Joined:
         kept, count = known
         if covered(env, kept, state, True):
             return True
-        _join_states(env, kept.state, state, count >= _PATIENCE)
+        join_states(env, kept.state, state, () if count >= _PATIENCE else None)
         self._entries[key] = (Checkpoint(state.copy(), None, None), count + 1)
         return False
 
 
-def _join_states(env: Environment, old: State, new: State, widen: bool) -> None:
+def place(state: State) -> tuple[object, ...]:
+    """States of the same place can be joined: instruction, call chain, shape of what is held."""
+    return (
+        state.slot,
+        tuple(
+            (frame.function, frame.call_slot, frame.callback is not None) for frame in state.frames
+        ),
+        tuple(slot for _, slot in state.refs),
+        (state.lock[0], *state.lock[2:]) if state.lock else None,
+    )
+
+
+def join_states(env: Environment, old: State, new: State, widen: Widening) -> None:
     """Make `new` cover `old`."""
     ids = {b[0]: a[0] for a, b in zip(old.refs, new.refs, strict=True)}
     if old.lock is not None and new.lock is not None:
@@ -86,7 +94,7 @@ def _join_states(env: Environment, old: State, new: State, widen: bool) -> None:
         _join_frames(env, a, b, widen)
 
 
-def _join_frames(env: Environment, old: Frame, new: Frame, widen: bool) -> None:
+def _join_frames(env: Environment, old: Frame, new: Frame, widen: Widening) -> None:
     for i in range(10):
         new.regs[i] = _join_regs(env, old.regs[i], new.regs[i], widen)
     for at in set(old.stack) | set(new.stack):
@@ -97,7 +105,7 @@ def _join_frames(env: Environment, old: Frame, new: Frame, widen: bool) -> None:
             new.stack[at] = _join_slots(env, a, b, widen)
 
 
-def _join_slots(env: Environment, a: Slot, b: Slot, widen: bool) -> Slot:
+def _join_slots(env: Environment, a: Slot, b: Slot, widen: Widening) -> Slot:
     if OBJECT in a.types or OBJECT in b.types:
         same = a.reg is not None and b.reg is not None and a.types == b.types
         if (
@@ -128,13 +136,15 @@ def _join_slots(env: Environment, a: Slot, b: Slot, widen: bool) -> Slot:
     return Slot(bytes(types))
 
 
-def _join_regs(env: Environment, a: Reg, b: Reg, widen: bool) -> Reg:
+def _join_regs(env: Environment, a: Reg, b: Reg, widen: Widening) -> Reg:
     if a is b and not a.id:
         return a
     if a.kind != b.kind or a.kind == k.DEAD:
         return NOTHING
     if a.kind == k.NUMBER:
-        s = _widen(a.s, join(a.s, b.s)) if widen else join(a.s, b.s)
+        s = join(a.s, b.s)
+        if widen is not None:
+            s = _widen(a.s, s, widen)
         return Reg(k.NUMBER, s, x=bool(a.x and b.x) or None)
     if (
         a.ref != b.ref
@@ -157,8 +167,8 @@ def _join_regs(env: Environment, a: Reg, b: Reg, widen: bool) -> Reg:
             return NOTHING
         moved = b.s if a.off == b.off else arithmetic(op.ADD, b.s, constant(b.off - a.off), 64)
         s = join(a.s, moved)
-        if widen:
-            s = _widen(a.s, s)
+        if widen is not None:
+            s = _widen(a.s, s, widen)
         if s.smin <= -(1 << 29) or s.smax >= 1 << 29:
             return NOTHING
     if a.kind in (k.PACKET, k.PACKET_META) and a.id != b.id:
@@ -166,8 +176,8 @@ def _join_regs(env: Environment, a: Reg, b: Reg, widen: bool) -> Reg:
     return a.but(s=s, off=off, id=identity, null=null, size=min(a.size, b.size))
 
 
-def _widen(old: Scalar, joined: Scalar) -> Scalar:
-    """Bounds that grew go to the end of their range; known low bits stay known."""
+def _widen(old: Scalar, joined: Scalar, stops: tuple[int, ...]) -> Scalar:
+    """Bounds that grew go to the next stop, or to the end of their range; known low bits stay known."""
     if joined.key == old.key:
         return old
     unknown = joined.mask
@@ -175,17 +185,30 @@ def _widen(old: Scalar, joined: Scalar) -> Scalar:
     mask = M64 & ~(low - 1) if low else 0
     if joined.mask == old.mask and joined.value == old.value:
         mask = joined.mask
+
+    def down(was: int, now: int, end: int) -> int:
+        if now == was:
+            return now
+        at = bisect_right(stops, now) - 1
+        return max(stops[at], end) if at >= 0 else end
+
+    def up(was: int, now: int, end: int) -> int:
+        if now == was:
+            return now
+        at = bisect_left(stops, now)
+        return min(stops[at], end) if at < len(stops) else end
+
     made = make(
         joined.value & ~mask,
         mask,
-        joined.umin if joined.umin == old.umin else 0,
-        joined.umax if joined.umax == old.umax else M64,
-        joined.smin if joined.smin == old.smin else -(1 << 63),
-        joined.smax if joined.smax == old.smax else (1 << 63) - 1,
-        joined.u32min if joined.u32min == old.u32min else 0,
-        joined.u32max if joined.u32max == old.u32max else (1 << 32) - 1,
-        joined.s32min if joined.s32min == old.s32min else -(1 << 31),
-        joined.s32max if joined.s32max == old.s32max else (1 << 31) - 1,
+        down(old.umin, joined.umin, 0),
+        up(old.umax, joined.umax, M64),
+        down(old.smin, joined.smin, -(1 << 63)),
+        up(old.smax, joined.smax, (1 << 63) - 1),
+        down(old.u32min, joined.u32min, 0),
+        up(old.u32max, joined.u32max, (1 << 32) - 1),
+        down(old.s32min, joined.s32min, -(1 << 31)),
+        up(old.s32max, joined.s32max, (1 << 31) - 1),
     )
     return UNKNOWN if made is None else made
 

@@ -34,10 +34,25 @@ class Checkpoint:
     branches : int
         Paths from here that are still being walked; 0 = all were accepted.
     regs, slots : dict of int to int
-        By frame: masks of registers and stack slots whose number matters.
+        By frame: masks of registers and stack slots whose number decided something.
+    closed_regs, closed_slots : dict of int to int
+        The same for numbers that count because a path was closed on faith: two states may not differ in them, but a
+        further round may forget them.
     """
 
-    __slots__ = ("branches", "hits", "key", "misses", "parent", "regs", "slots", "state", "trace")
+    __slots__ = (
+        "branches",
+        "closed_regs",
+        "closed_slots",
+        "hits",
+        "key",
+        "misses",
+        "parent",
+        "regs",
+        "slots",
+        "state",
+        "trace",
+    )
 
     def __init__(self, state: State, parent: Checkpoint | None, trace: Any) -> None:
         self.state = state
@@ -46,6 +61,8 @@ class Checkpoint:
         self.branches = 1
         self.regs: dict[int, int] = {}
         self.slots: dict[int, int] = {}
+        self.closed_regs: dict[int, int] = {}
+        self.closed_slots: dict[int, int] = {}
         self.hits = self.misses = 0
         self.key = 0  # hash of the innermost frame's registers
 
@@ -61,8 +78,13 @@ def mark(
 
 def mark_like(env: Environment, state: State, kept: Checkpoint) -> None:
     """What matters from `kept` on matters here too, for the path ends in it."""
-    if not env.precise_all:
-        _back(env, state.trace, state.top.number, dict(kept.regs), dict(kept.slots))
+    if env.precise_all:
+        return
+    top = state.top.number
+    _back(env, state.trace, top, dict(kept.regs), dict(kept.slots))
+    if kept.closed_regs or kept.closed_slots:
+        regs, slots = dict(kept.closed_regs), dict(kept.closed_slots)
+        _back(env, state.trace, top, regs, slots, closed=True)
 
 
 def mark_everything(env: Environment, state: State) -> None:
@@ -74,27 +96,29 @@ def mark_everything(env: Environment, state: State) -> None:
         frame.number: sum(1 << at for at, slot in frame.stack.items() if slot.reg is not None)
         for frame in state.frames
     }
-    _back(env, state.trace, state.top.number, regs, slots)
+    _back(env, state.trace, state.top.number, regs, slots, closed=True)
 
 
-def _filter(kept: Checkpoint, regs: dict[int, int], slots: dict[int, int]) -> None:
+def _filter(kept: Checkpoint, regs: dict[int, int], slots: dict[int, int], closed: bool) -> None:
     """Mark in a kept state; what is no number there, or was marked before, needs no further walk."""
+    marked_regs = kept.closed_regs if closed else kept.regs
+    marked_slots = kept.closed_slots if closed else kept.slots
     for number, mask in list(regs.items()):
         frame: Frame = kept.state.frames[number]
-        known = kept.regs.get(number, 0)
+        known = marked_regs.get(number, 0)
         left = mask & ~known
         new = 0
         for i in range(10):
             if left >> i & 1 and frame.regs[i].kind == k.NUMBER:
                 new |= 1 << i
         if new:
-            kept.regs[number] = known | new
+            marked_regs[number] = known | new
             regs[number] = new
         else:
             del regs[number]
     for number, mask in list(slots.items()):
         frame = kept.state.frames[number]
-        known = kept.slots.get(number, 0)
+        known = marked_slots.get(number, 0)
         new = 0
         left = mask & ~known
         while left:
@@ -104,14 +128,20 @@ def _filter(kept: Checkpoint, regs: dict[int, int], slots: dict[int, int]) -> No
             if slot is not None and slot.reg is not None and slot.reg.kind == k.NUMBER:
                 new |= bit
         if new:
-            kept.slots[number] = known | new
+            marked_slots[number] = known | new
             slots[number] = new
         else:
             del slots[number]
 
 
 def _back(
-    env: Environment, node: Any, top: int, regs: dict[int, int], slots: dict[int, int]
+    env: Environment,
+    node: Any,
+    top: int,
+    regs: dict[int, int],
+    slots: dict[int, int],
+    *,
+    closed: bool = False,
 ) -> None:
     code, changed_by = env.code.slots, env.code.changed_by
     for masks in (regs, slots):
@@ -119,7 +149,7 @@ def _back(
             del masks[number]
     while node is not None and (regs or slots):
         if node.__class__ is Checkpoint:
-            _filter(node, regs, slots)
+            _filter(node, regs, slots, closed)
             node = node.trace
             continue
         node, slot, event = node

@@ -160,7 +160,7 @@ def _frame(
     if not _callbacks(old.callback, new.callback, ids):
         return False
     live = 0x3FF if same else env.code.live[slot]
-    marked = kept.regs.get(old.number, 0)
+    marked = kept.regs.get(old.number, 0) | kept.closed_regs.get(old.number, 0)
     regs, others = old.regs, new.regs
     for i in range(10):
         if live >> i & 1 and not _register(
@@ -168,7 +168,7 @@ def _frame(
         ):
             return False
     wanted = -1 if exact or same or env.has_open_loop() else env.live.live[stack_slot]
-    marked = kept.slots.get(old.number, 0)
+    marked = kept.slots.get(old.number, 0) | kept.closed_slots.get(old.number, 0)
     stack = new.stack
     for at, one in old.stack.items():
         if not wanted >> at & 1 and one.types[0] != OBJECT:

@@ -219,14 +219,10 @@ def store(
         return
     types = bytearray(old.types if old is not None else bytes(8))
     if old is not None and old.reg is not None:
-        if old.reg.is_pointer and env.strict:
-            raise Reject(
-                f"part of an address stored at offset {at * -8 - 8} from r10 is overwritten",
-                register,
-            )
+        rest = _rest(env, old.reg)
         for i in range(8):
             if types[i] == SPILLED:
-                types[i] = MISC
+                types[i] = rest
     zero = not value.s.mask and value.s.value & ((1 << 8 * size) - 1) == 0
     kept: Reg | None = None
     if begin == 0 and not zero:
@@ -238,6 +234,11 @@ def store(
         if zero:
             env.event = (frame.number, at, "zero")
     frame.stack[at] = Slot(bytes(types), kept)
+
+
+def _rest(env: Environment, reg: Reg) -> int:
+    """Type of what is left of a spilled register that is overwritten in part: nobody may read half an address."""
+    return INVALID if reg.is_pointer and env.strict else MISC
 
 
 def make_writable(
@@ -269,14 +270,15 @@ def make_writable(
         else:
             types = bytearray(old.types if old is not None else bytes(8))
             if old is not None and old.reg is not None:
-                if old.reg.is_pointer and env.strict:
+                if old.reg.is_pointer and env.strict and not sure:
                     raise Reject(
                         f"part of an address stored at offset {index * -8 - 8} from r10 may be overwritten",
                         register,
                     )
+                rest = _rest(env, old.reg)
                 for i in range(8):
                     if types[i] == SPILLED:
-                        types[i] = MISC
+                        types[i] = rest
             for i in range(begin, end):
                 if sure or types[i] != INVALID:
                     types[i] = MISC

@@ -21,11 +21,12 @@ from workbench.runtime.verifier.prune import covered, identical
 from workbench.runtime.verifier.reject import OutOfBudget, Reject
 from workbench.runtime.verifier.state import Frame, Reg, State, number
 
-__all__ = ("Failure", "Walk")
+__all__ = ("PARTITIONS", "Failure", "Walk")
 
 _PATHS: Final = 0  # every path
 _HEADS: Final = 1  # join at the heads of loops
 _JOINS: Final = 2  # join wherever paths meet
+PARTITIONS: Final = 3  # `partitioned`: join wherever paths meet, but not rounds of counted loops
 _PATIENCE: Final = 64  # comparisons in vain before a state is dropped
 _MANY: Final = 48  # distinct register shapes kept per instruction
 
@@ -48,6 +49,10 @@ class Walk:
     env : Environment
     mode : int
         0 every path, 1 joins at loop heads, 2 joins everywhere.
+    budget : int
+        Instructions walked.
+    rounds : int
+        Of callbacks and may_goto on one path; more are as if the budget was spent. 0 = any number.
     shortest : bool
         Take the path with the fewest instructions first, so that a failure comes by the shortest way.
     record : bool
@@ -60,12 +65,14 @@ class Walk:
         mode: int = _PATHS,
         *,
         budget: int,
+        rounds: int = 0,
         shortest: bool = False,
         record: Any = None,
     ) -> None:
         self.env = env
         self.mode = mode
         self.budget = budget
+        self.rounds = rounds
         self.shortest = shortest
         self.record = record
         self.steps = 0
@@ -80,10 +87,9 @@ class Walk:
         self.calls: set[tuple[int, int, int]] = set()
         self._states: dict[int, list[Checkpoint]] = {}
         self._joined = Joined()
-        rounds = env.callbacks or any(
-            one is not None and one.opcode == op.MAY_GOTO for one in env.code.slots
-        )
-        self._cycles = Cycles(env.code, env.callbacks) if rounds and mode == _PATHS else None
+        faith = env.callbacks or any(one and one.opcode == op.MAY_GOTO for one in env.code.slots)
+        self._cycles = Cycles(env.code, env.callbacks) if faith and mode == _PATHS else None
+        self.counts = mode != _PATHS  # every backward jump that is taken counts as unbounded
         self._todo: list[Any] = []
         self._order = 0
         env.precise_all = mode != _PATHS
@@ -323,7 +329,7 @@ class Walk:
         env.live.passed(slot, 0, 0)
         if one.opcode in (op.GOTO, op.GOTOL):
             target = one.target(slot)
-            if self.mode != _PATHS and target <= slot:
+            if self.counts and target <= slot:
                 self.unbounded.add(slot)
             state.trace = (before, slot, None)
             state.slot = target
@@ -349,7 +355,7 @@ class Walk:
             jumps.slot = target
             jumps.trace = (before, slot, event)
             following.append(jumps)
-            if self.mode != _PATHS and target <= slot:
+            if self.counts and target <= slot:
                 self.unbounded.add(slot)
         if falls is not None:
             falls.slot = slot + 1
@@ -360,6 +366,8 @@ class Walk:
 
     def _again(self, state: State, slot: int = -1) -> None:
         """Before a further round of a callback or may_goto: forget numbers that changed and decided nothing."""
+        if self.rounds and state.may_goto > self.rounds:
+            raise OutOfBudget
         at = state.slot if slot < 0 else slot
         before = state.may_goto - (
             slot >= 0
