@@ -72,7 +72,7 @@ def agent(name: str) -> Path:
 
 def build(output: Path = CORE, extra: tuple[str, ...] = (), *, force: bool = False) -> bool:
     """Compile the core to `output` and, with it, the agents; returns False when all was up to date."""
-    headers = list(HERE.rglob("*.h"))
+    headers = [*HERE.rglob("*.h"), *(HERE.parents[1] / "bpf").glob("*.h")]
     made = _compile(output, sources(), headers, extra, force)
     if output == CORE:
         for source in sorted(HERE.glob("agents/*.c")):

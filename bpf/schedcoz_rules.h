@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/* The rules of causal profiling inside the scheduler: pure integer functions, compiled into the scheduler
+ * (schedcoz.bpf.c) and into the native simulator (workbench/native/sched_simulator.c), so that what the simulator
+ * proves is what the kernel runs.
+ *
+ * The model. Every task in scope has a virtual clock, c = now - local. While a task runs inside the selected region
+ * its `local` grows by speedup x time, so its clock advances as if the region were that much faster. `global` is the
+ * largest `local` that any task has reached: a task with local < global is ahead of the slowest clock and owes the
+ * difference. A task that owes more than `min_debt` is withheld from the CPU until it has paid; the time it is withheld
+ * is added to its `local`. Payment only bounds how far clocks drift apart, so that locks and queues are taken in the
+ * order that they would be; what makes the prediction exact is that a task which waits for another takes over the
+ * clock of that other, and that progress is timed by the clock of the task that makes it:
+ *
+ *   R1  a sample of the task in the region: local += speedup x the time the sample stands for
+ *   R2  a payment counts until the task runs again, and with the cost of having been stopped
+ *   R3  woken by a task in scope: the clock is the later one of its own at falling asleep and the waker's
+ *   R4  woken by a timer, an interrupt or a task out of scope: the clock ran on while it slept
+ *   R5  a CPU is in use, on the clocks, until the clock of the task that left it last: a task starts on it no earlier
+ *   R6  a child starts with its parent's clock
+ *   R7  progress is stamped with the clock of the task that makes it
+ *   R8  a CPU that is in use, on the clocks, by more than min_debt beyond the slowest clock is not given to a task in
+ *       scope; a task that is withheld in its slice keeps its CPU
+ *   R9  slices and service are counted on the virtual clock, else a slice would end where it does not in the program
+ *       that really is faster
+ *
+ * R5, R8 and R9 are about machines with more tasks than CPUs; without them a prediction there is off by tens of points
+ * (tests/unit/sched/test_rules.py switches them off one by one).
+ *
+ * All times are nanoseconds of one monotonic clock. Coz (Curtsinger and Berger, SOSP 2015) has R1, R4 and R6; its
+ * interposed locks and joins are R3 here, and it has no counterpart of R5, R8 and R9.
+ */
+#ifndef SCHEDCOZ_RULES_H
+#define SCHEDCOZ_RULES_H
+
+typedef unsigned long long schedcoz_u64;
+typedef unsigned int schedcoz_u32;
+
+#define SCHEDCOZ_INLINE static inline __attribute__((always_inline, unused))
+
+/* Speed-ups are given in thousandths. */
+#define SCHEDCOZ_WHOLE 1000U
+
+/* Flags of a task. */
+#define SCHEDCOZ_SCOPED 1U	/* takes part in experiments */
+#define SCHEDCOZ_BLOCKED 2U	/* asleep since sleep_at */
+#define SCHEDCOZ_PAYING 4U	/* withheld since pay_start */
+#define SCHEDCOZ_RELEASED 8U	/* has paid and has not run since */
+#define SCHEDCOZ_WAKER 16U	/* waker_local is the clock of the scoped task that woke it */
+
+/* Rules that can be switched off, to show what each is for: bits of `without`. */
+#define SCHEDCOZ_WITHOUT_WEIGHT 1U	/* R1: a sample counts one period, whatever was lost */
+#define SCHEDCOZ_WITHOUT_CREDIT 2U	/* R2: a payment ends at the release */
+#define SCHEDCOZ_WITHOUT_INHERITANCE 4U /* R3: clocks never take over a waker's unpaid debt */
+#define SCHEDCOZ_WITHOUT_HAND_OFF 8U	/* R5 */
+#define SCHEDCOZ_WITHOUT_HOLDING 16U	/* R8 */
+#define SCHEDCOZ_WITHOUT_SERVICE 32U	/* R9 */
+
+struct schedcoz_experiment {
+	schedcoz_u64 base;     /* `global` when the experiment began: where every clock of it starts */
+	schedcoz_u64 period;   /* nanoseconds between two samples of one CPU */
+	schedcoz_u64 min_debt; /* nanoseconds that a task may owe before it is withheld */
+	schedcoz_u64 stop_cost; /* nanoseconds that being stopped once costs a task, as measured */
+	schedcoz_u32 number;   /* changes with every experiment */
+	schedcoz_u32 active;
+	schedcoz_u32 speedup;  /* thousandths, 0 to SCHEDCOZ_WHOLE */
+	schedcoz_u32 without;
+};
+
+struct schedcoz_task {
+	schedcoz_u64 local;
+	schedcoz_u64 sleep_at;
+	schedcoz_u64 pay_start;
+	schedcoz_u64 ready_at;
+	schedcoz_u64 waker_local;
+	schedcoz_u32 flags;
+	schedcoz_u32 experiment; /* the one that `local` belongs to */
+};
+
+struct schedcoz_cpu {
+	schedcoz_u64 local;	 /* of the scoped task that runs here */
+	schedcoz_u64 last_local; /* of the scoped task that left last */
+	schedcoz_u64 stopped_at; /* when it left */
+	schedcoz_u64 switched_in;
+	schedcoz_u64 last_sample;
+	schedcoz_u32 running;	 /* a scoped task runs here */
+	schedcoz_u32 last_scoped; /* the task that left last was in scope */
+	schedcoz_u32 experiment; /* the one that last_local belongs to */
+	schedcoz_u32 reserved;
+};
+
+/* A task that has not been seen in this experiment starts it at the common clock. */
+SCHEDCOZ_INLINE void schedcoz_enter(struct schedcoz_task *task, const struct schedcoz_experiment *e)
+{
+	if (task->experiment == e->number)
+		return;
+	task->experiment = e->number;
+	task->local = e->base;
+	task->flags &= ~(SCHEDCOZ_RELEASED | SCHEDCOZ_WAKER);
+}
+
+/* R1: how much time a sample stands for. The timer skips periods in which it could not fire; the time since the last
+ * sample of the CPU then counts, as far as the task can have run in it.
+ */
+SCHEDCOZ_INLINE schedcoz_u64 schedcoz_weight(const struct schedcoz_cpu *cpu, const struct schedcoz_experiment *e,
+					     schedcoz_u64 now)
+{
+	schedcoz_u64 gap = now - cpu->last_sample, on_cpu = now - cpu->switched_in + e->period, weight;
+
+	if (!cpu->last_sample || gap <= e->period + e->period / 2 || (e->without & SCHEDCOZ_WITHOUT_WEIGHT))
+		return e->period;
+	weight = gap < on_cpu ? gap : on_cpu;
+	return weight < e->period ? e->period : weight;
+}
+
+/* R1: the running task was sampled; the new `local` (the caller raises `global` to it). */
+SCHEDCOZ_INLINE schedcoz_u64 schedcoz_sample(struct schedcoz_task *task, struct schedcoz_cpu *cpu,
+					     const struct schedcoz_experiment *e, schedcoz_u64 now, int in_region)
+{
+	schedcoz_enter(task, e);
+	if (in_region && e->active)
+		task->local += schedcoz_weight(cpu, e, now) * e->speedup / SCHEDCOZ_WHOLE;
+	cpu->local = task->local;
+	return task->local;
+}
+
+/* R9: what a charge takes off the service that the task is counted to have had. */
+SCHEDCOZ_INLINE schedcoz_u64 schedcoz_service(const struct schedcoz_experiment *e, schedcoz_u64 charge)
+{
+	return (e->without & SCHEDCOZ_WITHOUT_SERVICE) ? 0 : charge;
+}
+
+/* Nanoseconds that a clock is ahead of the slowest one. */
+SCHEDCOZ_INLINE schedcoz_u64 schedcoz_debt(schedcoz_u64 local, schedcoz_u64 global)
+{
+	return global > local ? global - local : 0;
+}
+
+SCHEDCOZ_INLINE int schedcoz_owes(struct schedcoz_task *task, const struct schedcoz_experiment *e, schedcoz_u64 global)
+{
+	if (!e->active || !(task->flags & SCHEDCOZ_SCOPED))
+		return 0;
+	schedcoz_enter(task, e);
+	return schedcoz_debt(task->local, global) > e->min_debt;
+}
+
+/* R2: the task is withheld from now on. */
+SCHEDCOZ_INLINE void schedcoz_park(struct schedcoz_task *task, schedcoz_u64 now)
+{
+	task->flags = (task->flags | SCHEDCOZ_PAYING) & ~SCHEDCOZ_RELEASED;
+	task->pay_start = now;
+}
+
+/* Nanoseconds that a withheld task still has to wait; 0 when it has paid. */
+SCHEDCOZ_INLINE schedcoz_u64 schedcoz_due(const struct schedcoz_task *task, const struct schedcoz_experiment *e,
+					  schedcoz_u64 global, schedcoz_u64 now)
+{
+	if (!e->active || task->experiment != e->number)
+		return 0;
+	return schedcoz_debt(task->local + (now - task->pay_start), global);
+}
+
+/* R2: the task has paid and may run. */
+SCHEDCOZ_INLINE void schedcoz_release(struct schedcoz_task *task, schedcoz_u64 now)
+{
+	task->local += now - task->pay_start;
+	task->flags = (task->flags & ~SCHEDCOZ_PAYING) | SCHEDCOZ_RELEASED;
+	task->ready_at = now;
+}
+
+/* R8: nanoseconds by which the clock of the task that left this CPU last is ahead of the slowest one: until then, on the
+ * clocks, the CPU is in use. The CPU may be given to a task in scope when this is at most `min_debt`.
+ */
+SCHEDCOZ_INLINE schedcoz_u64 schedcoz_cpu_debt(const struct schedcoz_cpu *cpu, const struct schedcoz_experiment *e,
+					       schedcoz_u64 global, schedcoz_u64 now)
+{
+	if (!e->active || !cpu->last_scoped || cpu->experiment != e->number || (e->without & SCHEDCOZ_WITHOUT_HOLDING))
+		return 0;
+	return schedcoz_debt(cpu->last_local + (now - cpu->stopped_at), global);
+}
+
+/* The task falls asleep. */
+SCHEDCOZ_INLINE void schedcoz_sleep(struct schedcoz_task *task, schedcoz_u64 now)
+{
+	task->flags = (task->flags | SCHEDCOZ_BLOCKED) & ~SCHEDCOZ_WAKER;
+	task->sleep_at = now;
+}
+
+/* R3: a scoped task is about to wake this one. */
+SCHEDCOZ_INLINE void schedcoz_waking(struct schedcoz_task *task, struct schedcoz_task *waker,
+				     const struct schedcoz_experiment *e)
+{
+	schedcoz_enter(task, e);
+	schedcoz_enter(waker, e);
+	task->waker_local = waker->local;
+	task->flags |= SCHEDCOZ_WAKER;
+}
+
+/* R3 and R4: the task becomes ready after a sleep, or for the first time. */
+SCHEDCOZ_INLINE void schedcoz_ready(struct schedcoz_task *task, const struct schedcoz_experiment *e, schedcoz_u64 now)
+{
+	schedcoz_enter(task, e);
+	if ((task->flags & SCHEDCOZ_BLOCKED) && (task->flags & SCHEDCOZ_WAKER)) {
+		schedcoz_u64 asleep = task->local + (now - task->sleep_at);
+		schedcoz_u64 merged = asleep < task->waker_local ? asleep : task->waker_local;
+
+		if (!(e->without & SCHEDCOZ_WITHOUT_INHERITANCE) || merged > task->local)
+			task->local = merged;
+	}
+	task->flags &= ~(SCHEDCOZ_BLOCKED | SCHEDCOZ_WAKER | SCHEDCOZ_RELEASED);
+	task->ready_at = now;
+}
+
+/* R2 and R5: the task begins to run on this CPU. Returns 1 when the task took over the CPU's clock (R5).
+ *
+ * A task that was ready before the CPU became free waited for it: its clock stood still meanwhile, and the time from
+ * then on is the cost of the switch, which the faster program has too. One that became ready later met a free CPU and
+ * waited for its own wake-up. What a payer waits after its release it would not have waited at all (R2).
+ */
+SCHEDCOZ_INLINE int schedcoz_running(struct schedcoz_task *task, struct schedcoz_cpu *cpu,
+				     const struct schedcoz_experiment *e, schedcoz_u64 now)
+{
+	schedcoz_u64 ready = task->ready_at, merged, left;
+	int handed = 0;
+
+	schedcoz_enter(task, e);
+	if (!(e->without & SCHEDCOZ_WITHOUT_HAND_OFF) && cpu->last_scoped && cpu->experiment == e->number) {
+		merged = task->local;
+		left = cpu->last_local;
+		if (ready < cpu->stopped_at) {
+			merged += cpu->stopped_at - ready;
+			ready = cpu->stopped_at;
+		} else {
+			left += now - cpu->stopped_at;
+		}
+		handed = left < merged;
+		task->local = handed ? left : merged;
+	}
+	if ((task->flags & SCHEDCOZ_RELEASED) && !(e->without & SCHEDCOZ_WITHOUT_CREDIT))
+		task->local += now - ready + e->stop_cost;
+	task->flags &= ~SCHEDCOZ_RELEASED;
+	cpu->local = task->local;
+	cpu->switched_in = now;
+	cpu->running = 1;
+	return handed;
+}
+
+/* The scoped task leaves this CPU; `runnable` when it wants to run on. */
+SCHEDCOZ_INLINE void schedcoz_stopping(struct schedcoz_task *task, struct schedcoz_cpu *cpu,
+				       const struct schedcoz_experiment *e, schedcoz_u64 now, int runnable)
+{
+	schedcoz_enter(task, e);
+	cpu->last_local = task->local;
+	cpu->stopped_at = now;
+	cpu->experiment = e->number;
+	cpu->last_scoped = 1;
+	cpu->running = 0;
+	if (runnable)
+		task->ready_at = now;
+}
+
+/* R6: the child's clock is the parent's. */
+SCHEDCOZ_INLINE void schedcoz_fork(struct schedcoz_task *child, struct schedcoz_task *parent,
+				   const struct schedcoz_experiment *e, schedcoz_u64 now)
+{
+	schedcoz_enter(parent, e);
+	child->local = parent->local;
+	child->experiment = parent->experiment;
+	child->flags = parent->flags & SCHEDCOZ_SCOPED;
+	child->ready_at = now;
+}
+
+/* R7: the moment of progress on the task's clock. */
+SCHEDCOZ_INLINE schedcoz_u64 schedcoz_progress(struct schedcoz_task *task, const struct schedcoz_experiment *e,
+					       schedcoz_u64 now)
+{
+	schedcoz_enter(task, e);
+	return now - task->local;
+}
+
+#endif
