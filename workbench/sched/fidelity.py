@@ -49,9 +49,8 @@ def gains(
     zero = period(base)
     rows = []
     for speedup in speedups:
-        virtual, real = (
-            period(replace(base, **{how: speedup})) for how in ("speedup", "shortened")
-        )
+        virtual = period(replace(base, speedup=speedup))
+        real = period(replace(base, shortened=speedup))
         rows.append((speedup, 100 * (virtual / zero - 1), 100 * (real / zero - 1)))
     return rows
 
