@@ -129,15 +129,18 @@ def campaign(
     programs: int,
     seed: int = 0,
     *,
+    first: int = 0,
     without: tuple[str, ...] = (),
     progress: Callable[[Campaign], None] | None = None,
 ) -> Campaign:
-    """Run `programs` programs of the seeds from `seed * 1,000,000,000`.
+    """Run `programs` programs of the seeds from `seed * 1,000,000,000 + first`.
 
     Parameters
     ----------
     programs : int
     seed : int
+    first : int
+        Programs of this seed to pass over: those that an interrupted campaign has done.
     without : tuple of str
         Engines to leave out: verifier, kernel, quick, optimised.
     progress : callable, optional
@@ -154,8 +157,9 @@ def campaign(
         Also when interrupted by Ctrl-C, with what there was.
     """
     found = Campaign()
-    first, begin, shown = seed * 1_000_000_000, time.monotonic(), 0.0
-    at, end = first, first + programs
+    begin, shown = time.monotonic(), 0.0
+    at = seed * 1_000_000_000 + first
+    end = at + programs
     try:
         while at < end:
             last = at - 1

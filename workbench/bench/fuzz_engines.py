@@ -116,10 +116,12 @@ class InterpreterEngine:
     def __init__(self) -> None:
         self._packet = Packet()
 
-    def run(self, one: FuzzProgram) -> Result:
-        """One run with fresh maps."""
+    def run(self, one: FuzzProgram, may_goto: int | None = None) -> Result:
+        """One run with fresh maps, and as many rounds of may_goto (None: as in the kernel)."""
         maps = [ReferenceMap(shape) for shape in MAPS]
-        machine = Interpreter(one.program, maps=maps, helpers=REFERENCE_HELPERS, steps=_STEPS)
+        machine = Interpreter(
+            one.program, maps=maps, helpers=REFERENCE_HELPERS, steps=_STEPS, may_goto=may_goto
+        )
         type = one.program.type
         context, packet, size = self._packet.put(type, one.packet)
         regions = [(context, size, "context", type in ("syscall", "sched_cls"))]

@@ -12,6 +12,7 @@ from workbench.bench.fuzz import Campaign, campaign, normalised
 from workbench.bench.fuzz_engines import InterpreterEngine, compare
 from workbench.bench.fuzz_programs import generate
 from workbench.bench.fuzz_risks import RISKS
+from workbench.bench.fuzz_worker import Judge
 from workbench.cli import main
 from workbench.errors import RunFailed
 from workbench.runtime.interpreter import ProgramFault
@@ -34,6 +35,21 @@ def test_seeded_campaign() -> None:
         assert found.compared["kernel"] > PROGRAMS // 2
         ours_only = sum(count for (who, _), (count, _) in found.disagreements.items() if who == "ours")
         assert ours_only <= PROGRAMS // 50, found  # gambles: ranges that only our verifier tracks
+
+
+def test_a_campaign_is_resumed() -> None:
+    without = ("kernel", "optimised")
+    whole = campaign(3, seed=3, without=without)
+    parts = [campaign(count, seed=3, first=first, without=without) for first, count in ((0, 1), (1, 2))]
+    assert whole.accepted == parts[0].accepted + parts[1].accepted
+
+
+@pytest.mark.parametrize("seed", [1004000000368, 1018000000846, 1031000000504, 1077000000627])
+def test_earlier_findings(seed: int) -> None:
+    """Loops that only may_goto ends and unknown helpers are none; a map that does not exist is refused."""
+    judge = Judge(("kernel", "optimised"))
+    assert not judge.row(generate(seed))["bugs"]
+    judge.close()
 
 
 def test_the_same_seed_is_the_same_program() -> None:

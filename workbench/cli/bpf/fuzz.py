@@ -26,6 +26,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, metavar="S", help="same seed, same programs (default: 0)"
     )
     parser.add_argument(
+        "--first",
+        type=int,
+        default=0,
+        metavar="N",
+        help="pass over the seed's first N programs: go on with an interrupted campaign",
+    )
+    parser.add_argument(
         "--without",
         action="append",
         default=[],
@@ -46,9 +53,12 @@ def execute(arguments: argparse.Namespace) -> int:
         return _show(arguments.show)
     if arguments.programs < 1:
         raise BadSpec(f"--programs {arguments.programs}", "at least 1")
+    if arguments.first < 0:
+        raise BadSpec(f"--first {arguments.first}", "programs to pass over: 0 or more")
     found = campaign(
         arguments.programs,
         arguments.seed,
+        first=arguments.first,
         without=tuple(arguments.without),
         progress=_progress(arguments.programs) if sys.stderr.isatty() else None,
     )

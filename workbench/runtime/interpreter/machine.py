@@ -114,6 +114,8 @@ class Interpreter:
         Keep the registers of every step.
     zeroed : bool
         Registers that were never set read as 0; else reading one is a fault.
+    may_goto : int, optional
+        Rounds of may_goto in a call of a function; by default as in the kernel, 8 Mi.
 
     Raises
     ------
@@ -130,6 +132,7 @@ class Interpreter:
         steps: int = 10_000_000,
         trace: bool = False,
         zeroed: bool = False,
+        may_goto: int | None = None,
     ) -> None:
         self.name = "" if isinstance(program, bytes) else program.name
         self.type = "" if isinstance(program, bytes) else program.type
@@ -142,6 +145,7 @@ class Interpreter:
         self._limit = steps
         self._keep_trace = trace
         self._zeroed = zeroed
+        self._loops = MAY_GOTO_LOOPS if may_goto is None else may_goto
         self._callbacks: dict[int, tuple[int, Any]] = {}  # slot -> (address, ctypes object)
         self._slot_at: dict[int, int] = {}  # address of a callback -> slot
         self._reset()
@@ -251,7 +255,7 @@ class Interpreter:
         return result
 
     def _function(self, slot: int, registers: list[int | None]) -> int:
-        slots, loops = self._slots, MAY_GOTO_LOOPS
+        slots, loops = self._slots, self._loops
         self._registers = registers
         while True:
             self._slot = slot

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ("verify", "verify_object")
 
 _SHORTEST: Final = 10_000  # steps that the search for a short failing path may take
+_MAPS: Final = (op.PSEUDO_MAP_IDX, op.PSEUDO_MAP_IDX_VALUE)
 _JOINED: Final = 120_000  # steps of a joined walk
 _ROUNDS: Final = 256  # of a callback or may_goto on one path, before rounds are joined
 
@@ -73,6 +74,7 @@ def verify(
     options = Options(budget, allow_unbounded, allow_pointer_leaks)
     try:
         code = prepare(program)
+        _references(code, len(obj.maps))
     except Reject as reject:
         raise rejection_at(program, reject) from None
 
@@ -104,6 +106,14 @@ def verify(
         tuple(walk.env.warnings),
         lambda: table(code, obj, record),
     )
+
+
+def _references(code: Code, maps: int) -> None:
+    """Maps that the code names exist, also where no path comes by: the JIT compiles it all."""
+    for slot, one in enumerate(code.slots):
+        named = one is not None and one.opcode == op.LD_IMM64 and one.src in _MAPS
+        if named and one is not None and not 0 <= one.imm < maps:
+            raise Reject(f"there is no map {one.imm}", slot=slot)
 
 
 def _accept(

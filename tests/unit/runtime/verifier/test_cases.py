@@ -187,3 +187,13 @@ def test_gpl_helpers_need_the_licence() -> None:
     with pytest.raises(VerifierRejected, match="GPL"):
         verify(program, LinkedObject("x", "Proprietary", {}, (), {}))
     verify(program, LinkedObject("x", "GPL", {}, (), {}))
+
+
+def test_a_map_that_does_not_exist_is_refused_where_no_path_comes_by_too() -> None:
+    code = assemble(
+        "r6 = 1\nif r6 == 1 goto out\nr1 = map[only] ll\nout: r0 = 0\nexit", maps=["only"]
+    )
+    program = LinkedProgram("main", "socket", "socket_filter", code, ())
+    with pytest.raises(VerifierRejected, match="there is no map 0") as refused:
+        verify(program, LinkedObject("x", "GPL", {}, (), {}))
+    assert refused.value.instruction == 2
