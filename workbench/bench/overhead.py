@@ -84,6 +84,6 @@ def _uprobe_row(one: dict[str, Any]) -> Row:
     ]
     return Row(
         f"uprobe, {what}, first instruction {one['class']}",
-        one["median"],
+        one["usual"],
         f"ns per hit [{one['low']:.0f}, {one['high']:.0f}]",
     )

@@ -6,7 +6,8 @@ The section of a program says what kind of place it wants, the target which one:
     usdt                                  PROVIDER:NAME
     tracepoint/..., tp/...                CATEGORY:NAME
     raw_tp/..., tp_btf/...                NAME
-    perf_event                            HERTZ
+    perf_event                            HERTZ or profile:UNIT:N (of CPU time, in each thread), interval:UNIT:N (of
+                                          wall-clock time, once for all); UNIT is hz, s, ms or us
 
 Every other section is the kernel's alone: user space refuses it by name.
 
@@ -22,7 +23,7 @@ import numpy as np
 from workbench.collectors.resolve import Modules, resolve_function
 from workbench.errors import BadSpec, MissingCapability, UnknownSymbol
 
-__all__ = ("attach",)
+__all__ = ("attach", "refuse_kernel_only")
 
 _RETURN = ("uretprobe", "uretprobe.multi", "uretprobe.s", "uretprobe.multi.s")
 _ENTRY = (
@@ -45,6 +46,7 @@ _TRACING = (
     "lsm.s",
 )
 _HOOKED_BY_NOBODY = ("syscall",)
+_UNITS = {"hz": 0, "s": 1_000_000_000, "ms": 1_000_000, "us": 1000}
 
 
 def attach(
@@ -98,7 +100,7 @@ def attach(
             "use a program of section uprobe and backend='userspace'",
         )
     if loaded.backend == "userspace":
-        _refuse_kernel_only(program, kind)
+        refuse_kernel_only(program, kind)
     if on_return or kind in _ENTRY:
         try:
             return _functions(
@@ -122,14 +124,14 @@ def attach(
     if kind in _TRACING:
         return loaded.attach_tracing(program)
     if kind == "perf_event":
-        return _sampling(loaded, program, target, pid)
+        return _clock(loaded, program, target, pid, cookie)
     raise BadSpec(
         f"{program} is of section {kind!r}, which is not attached to a process",
         "run it with `loaded.test_run`",
     )
 
 
-def _refuse_kernel_only(program: str, kind: str) -> None:
+def refuse_kernel_only(program: str, kind: str) -> None:
     """Name the backend that has what user space lacks."""
     if kind.startswith("uprobe.session"):
         raise MissingCapability(
@@ -217,12 +219,24 @@ def _marks(loaded: Any, program: str, target: str, pid: int | None, cookie: int)
     return links[0] if len(links) == 1 else _together(f"{program} on {target}", links)
 
 
-def _sampling(loaded: Any, program: str, target: str, pid: int | None) -> Any:
-    try:
-        hertz = int(target or 99)
-    except ValueError:
-        raise BadSpec(f"{target!r} is not a rate", 'samples a second, for example "999"') from None
-    return loaded.attach_sampling(program, hertz, pid=pid)
+def _clock(loaded: Any, program: str, target: str, pid: int | None, cookie: int) -> Any:
+    """By CPU time or by wall-clock time, in the words of bpftrace's probes."""
+    parts = (target or "99").split(":")
+    kind, unit, number = parts if len(parts) == 3 else ("profile", "hz", parts[0])
+    known = kind in ("profile", "interval") and unit in _UNITS and number.isdecimal()
+    if not known or len(parts) == 2:
+        raise BadSpec(
+            f"{target!r} is not a rate or a period",
+            'samples a second of CPU time, for example "999"; or profile:ms:10; or by wall-clock time interval:ms:100',
+        )
+    if not 0 < int(number) <= 10**9:
+        raise BadSpec(f"{target!r}: {number} {unit}", "1 to 1,000,000,000")
+    period = 1_000_000_000 // int(number) if unit == "hz" else int(number) * _UNITS[unit]
+    if kind == "interval":
+        if pid is not None:
+            raise BadSpec("an interval belongs to no process", "leave pid away")
+        return loaded.attach_interval(program, period, cookie=cookie)
+    return loaded.attach_sampling(program, max(1, 1_000_000_000 // period), pid=pid)
 
 
 def _together(description: str, links: list[Any]) -> _Links:

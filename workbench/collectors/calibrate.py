@@ -1,7 +1,9 @@
 """What one probe hit costs on this machine, by the class of the probed instruction.
 
-A child process of ours calls three tiny functions (first instruction: 5-byte nop, emulated, single-stepped) in a
-native loop, bare and probed by the same BPF programs that collectors use; cost = probed minus bare. Kept per boot.
+A child process of ours calls tiny functions (first instruction: 5-byte nop, emulated, single-stepped) in a native loop,
+probed by the same BPF programs that collectors use, in turn with twins of them that are not probed; cost = probed minus
+bare. Kept per boot. On a busy machine disturbances only add to a batch, so batches are short, they are measured in CPU
+time, and the cost is the lower quartile of them.
 """
 
 from __future__ import annotations
@@ -9,18 +11,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from workbench.collectors.calibration_file import START, image
+from workbench.collectors.calibration_runner import Runner, machine_code
 from workbench.errors import MissingCapability
 from workbench.frames.symbols.store import cache_folder
 
@@ -32,6 +31,7 @@ __all__ = (
     "Runner",
     "machine_code",
     "measure_uprobe_costs",
+    "syscall_cost",
     "uprobe_cost",
 )
 
@@ -39,119 +39,18 @@ Mode = Literal["count", "event", "call", "return"]
 MODES: tuple[Mode, ...] = ("count", "event", "call", "return")
 CLASSES = ("nop5", "emulated", "single-step")
 _JUMP, _JUMPED = "jump", "emulated"  # of user space: any function that a jump fits into
-_STEP = 256  # bytes for each loop with its function
-_BATCHES = 25
-_VERSION = 3
+_BATCHES = 60
+_SYSCALL = "syscall jump"
+_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Cost of one hit in ns: median and the 2.5th and 97.5th percentile over batches."""
+    """Cost of one hit in ns: lower quartile, 2.5th and 97.5th percentile over batches."""
 
-    median: float
+    usual: float
     low: float
     high: float
-
-
-def machine_code(machine: str = "") -> tuple[bytes, dict[str, tuple[int, int]]]:
-    """Machine code, and per class (offset of the loop, offset of the function it calls).
-
-    Raises
-    ------
-    MissingCapability
-        No code is written for this architecture.
-    """
-    machine = machine or platform.machine()
-    if machine == "x86_64":
-        # push rbx; mov ebx, edi; call FUNCTION; dec ebx; jnz -9; pop rbx; ret
-        def loop(distance: int) -> bytes:
-            call = b"\xe8" + (distance - 8).to_bytes(4, "little", signed=True)
-            return b"\x53\x89\xfb" + call + b"\xff\xcb\x75\xf7\x5b\xc3"
-
-        functions = {
-            "nop5": bytes.fromhex("0f1f440000c3"),  # nop; ret
-            "emulated": bytes.fromhex("554889e55dc3"),  # push rbp; mov rbp, rsp; pop rbp; ret
-            "single-step": bytes.fromhex("f30f1efac3"),  # endbr64; ret
-        }
-    elif machine == "aarch64":
-        # stp x19, x30, [sp, -16]!; mov w19, w0; bl FUNCTION; subs w19, w19, 1; b.ne -8; ldp x19, x30, [sp], 16; ret
-        def loop(distance: int) -> bytes:
-            call = 0x94000000 | ((distance - 8) >> 2 & 0x3FFFFFF)
-            words = (0xA9BF7BF3, 0x2A0003F3, call, 0x71000673, 0x54FFFFC1, 0xA8C17BF3, 0xD65F03C0)
-            return b"".join(word.to_bytes(4, "little") for word in words)
-
-        ret = 0xD65F03C0.to_bytes(4, "little")
-        functions = {
-            "emulated": 0xD503201F.to_bytes(4, "little") + ret,  # nop; ret
-            "single-step": 0x91000000.to_bytes(4, "little") + ret,  # add x0, x0, 0; ret
-        }
-    else:
-        raise MissingCapability(f"probe costs cannot be calibrated on {machine}")
-    code = bytearray(_STEP * len(functions))
-    places = {}
-    for i, (name, body) in enumerate(functions.items()):
-        at, target = _STEP * i, _STEP * i + _STEP // 2
-        code[at : at + 64] = loop(target - at).ljust(64, b"\0")
-        code[target : target + len(body)] = body
-        places[name] = (at, target)
-    return bytes(code), places
-
-
-class Runner:
-    """The child process and its file; `time` measures. A context manager."""
-
-    def __init__(self) -> None:
-        code, places = machine_code()
-        half = _STEP // 2
-        functions = {f"probed_{name}": (target, half) for name, (_, target) in places.items()}
-        self.places = {name: (START + at, START + target) for name, (at, target) in places.items()}
-        self._folder = tempfile.TemporaryDirectory(prefix="workbench-calibration-")
-        self.path = str(Path(self._folder.name) / "code")
-        Path(self.path).write_bytes(image(code, functions))
-        script = Path(__file__).with_name("calibration_child.py")
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(script), self.path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.pid = self._process.pid
-        try:
-            self._answer()
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Runner:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the child and remove its file."""
-        with contextlib.suppress(OSError):
-            self._process.kill()
-        self._process.communicate()
-        self._folder.cleanup()
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise MissingCapability(
-                "the calibration process died",
-                "executable mappings of files in the temporary folder may be forbidden",
-            )
-        return line.strip()
-
-    def time(self, name: str, calls: int) -> float:
-        """ns per call of the function of class `name`, over `calls` calls."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{self.places[name][0]} {calls}\n")
-        self._process.stdin.flush()
-        return int(self._answer()) / calls
 
 
 @contextlib.contextmanager
@@ -214,14 +113,13 @@ def _probed(
 def _measure(runner: Runner, name: str, mode: Mode, stack_bytes: int = -1) -> Cost:
     backend = "userspace" if name == _JUMP else "kernel"
     name = _JUMPED if name == _JUMP else name
-    bare = [runner.time(name, 20_000) for _ in range(7)]
     with _probed(runner, name, mode, stack_bytes, backend):
-        runner.time(name, 20)
-        calls = max(20, min(2000, int(1_000_000 / max(runner.time(name, 100), 1.0))))
-        probed = [runner.time(name, calls) for _ in range(_BATCHES)]
-    # The ring may be full after long runs; it is sized for more than all batches.
-    low, median, high = np.percentile(np.array(probed) - np.median(bare), [2.5, 50, 97.5])
-    return Cost(float(median), float(max(low, 0.0)), float(high))
+        return _cost(*runner.compare(name, _BATCHES))
+
+
+def _cost(probed: NDArray[np.float64], bare: NDArray[np.float64]) -> Cost:
+    low, usual, high = np.percentile(probed, [2.5, 25, 97.5]) - np.percentile(bare, 25)
+    return Cost(max(float(usual), 0.0), max(float(low), 0.0), max(float(high), 0.0))
 
 
 def _file() -> Path:
@@ -271,7 +169,7 @@ def uprobe_cost(name: str, mode: Mode, *, on_return: bool = False, stack_bytes: 
         mode = "return"
     key = f"uprobe {name} {mode}" + (f" stack {stack_bytes}" if stack_bytes >= 0 else "")
     with contextlib.suppress(KeyError, TypeError, ValueError):
-        return Cost(*(float(_kept()[key][part]) for part in ("median", "low", "high")))
+        return Cost(*(float(_kept()[key][part]) for part in ("usual", "low", "high")))
     with Runner() as runner:
         if (_JUMPED if name == _JUMP else name) not in runner.places:
             raise MissingCapability(
@@ -279,6 +177,31 @@ def uprobe_cost(name: str, mode: Mode, *, on_return: bool = False, stack_bytes: 
             )
         cost = _measure(runner, name, mode, stack_bytes)
     _keep({key: asdict(cost)})
+    return cost
+
+
+def syscall_cost() -> Cost:
+    """Calibrated cost of counting one system call in user space: from this boot's cache, else measured now.
+
+    Raises
+    ------
+    MissingCapability, NotPermitted
+        It cannot be measured here.
+    """
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        return Cost(**_kept()[_SYSCALL])
+    from workbench.objects.model import builtin
+
+    constants = {"scope_machine": True, "nested": True}
+    with (
+        Runner() as bare,
+        Runner() as hooked,
+        builtin("syscalls").load("userspace", constants=constants, pid=hooked.pid) as loaded,
+    ):
+        for program, point in (("syscall_exit", "sys_exit"), ("syscall_enter", "sys_enter")):
+            loaded.attach_raw_tracepoint(program, point, pid=hooked.pid)
+        cost = _cost(*hooked.compare_system_calls(bare, _BATCHES))
+    _keep({_SYSCALL: asdict(cost)})
     return cost
 
 
@@ -290,7 +213,7 @@ def measure_uprobe_costs(
     Returns
     -------
     list of dict
-        ``class``, ``mode``, ``median``, ``low``, ``high`` (ns per hit), classes and modes in the order of `CLASSES`
+        ``class``, ``mode``, ``usual``, ``low``, ``high`` (ns per hit), classes and modes in the order of `CLASSES`
         and `modes`.
     """
     rows: list[dict[str, Any]] = []

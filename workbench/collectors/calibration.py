@@ -25,7 +25,7 @@ _Row = tuple[str, str, str, float, float, float]
 
 def _uprobes() -> list[_Row]:
     return [
-        ("uprobe", _MODES[one["mode"]], one["class"], one["median"], one["low"], one["high"])
+        ("uprobe", _MODES[one["mode"]], one["class"], one["usual"], one["low"], one["high"])
         for one in measure_uprobe_costs()
     ]
 

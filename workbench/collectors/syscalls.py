@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.collectors import scope
+from workbench.collectors import calibrate, scope
 from workbench.collectors.base import Counters
 from workbench.collectors.session import Session
 from workbench.collectors.target import descendants
@@ -135,8 +135,31 @@ class SyscallsCollector:
         try:
             self._append(*session.loaded.maps["cells"].table())
             session.last_rows(self._sink, self.name, "syscalls", {"map full": "lost_map_full"})
+            if self._target.backend == "userspace":
+                self._append_cost(session.counter("calls"))
         finally:
             session.close()
+
+    def _append_cost(self, calls: int) -> None:
+        """The row of `overhead` in user space: the kernel measures its programs itself, here they are calibrated."""
+        try:
+            cost = calibrate.syscall_cost()
+            usual, low, high = cost.usual, cost.low, cost.high
+        except WorkbenchError:
+            usual = low = high = float("nan")
+        self._sink.append(
+            "overhead",
+            {
+                "collector": [self.name],
+                "probe": ["entry and exit of a system call"],
+                "instruction_class": ["jump"],
+                "hits": np.array([calls], np.int64),
+                "cost": np.array([usual]),
+                "cost_low": np.array([low]),
+                "cost_high": np.array([high]),
+                "total": np.array([usual * calls if calls else 0.0]),
+            },
+        )
 
     def _append(self, keys: NDArray[Any], cells: NDArray[Any]) -> None:
         order = np.lexsort((keys["bucket"], keys["nr"], keys["pid"]))

@@ -133,7 +133,7 @@ register(
                 ("probe", "str", "", "probe or class of probes"),
                 ("instruction_class", "str", "", "nop5, emulated, single-step, jump (user space) or not applicable"),
                 ("hits", "int64", "", "times the probe fired"),
-                ("cost", "float64", "ns", "calibrated cost of one hit, median"),
+                ("cost", "float64", "ns", "cost of one hit; calibrated: lower quartile of short batches of CPU time"),
                 ("cost_low", "float64", "ns", "2.5th percentile of the calibration"),
                 ("cost_high", "float64", "ns", "97.5th percentile of the calibration"),
                 ("total", "float64", "ns", "hits x cost"),

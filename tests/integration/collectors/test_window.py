@@ -120,3 +120,7 @@ def test_what_happens_while_others_attach_or_detach_is_not_recorded(
     assert (recording.calls["time"] >= manifest.start.monotonic_ns).all()
     window = recording.watch_windows.iloc[0]
     assert manifest.start.monotonic_ns <= window["start"] <= window["end"]
+    costs = recording.overhead.astype({"collector": str}).set_index("collector")
+    assert (costs.loc["syscalls", "cost"] > 0).all()
+    if backend == "userspace":
+        assert costs.loc["syscalls", "hits"] == recording.syscalls["count"].sum()

@@ -91,7 +91,7 @@ def _overhead(sink: Sink, what: str, cookies: NDArray[np.int64], calls: NDArray[
         hits = int(calls[classes == name].sum())
         try:
             cost = calibrate.uprobe_cost(name, "call")
-            rows.append((name, hits, cost.median, cost.low, cost.high))
+            rows.append((name, hits, cost.usual, cost.low, cost.high))
         except WorkbenchError:
             rows.append((name, hits, *(float("nan"),) * 3))
     columns = list(zip(*rows, strict=True)) if rows else [()] * 5

@@ -154,7 +154,7 @@ def _overhead(sink: Sink, options: Options, plan: Plan, hits: NDArray[np.int64])
             cost = calibrate.uprobe_cost(
                 name, mode, on_return=options.kind == "uretprobe", stack_bytes=stack_bytes
             )
-            values = (cost.median, cost.low, cost.high)
+            values = (cost.usual, cost.low, cost.high)
         except WorkbenchError:
             values = (float("nan"),) * 3
         for key, value in zip(rows, (options.text, name, total, *values), strict=True):
