@@ -23,14 +23,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--states", action="store_true", help="what the verifier knows at every instruction"
     )
     parser.add_argument("--json", action="store_true", help="print as JSON")
-    parser.epilog = "exits with 1 when a program is refused; needs no privilege"
+    parser.epilog = (
+        "Verifies for user space, and says which programs the kernel backend alone can attach and which maps "
+        "are too large for this machine. Exit status: 0 = all programs can be loaded here; 1 = a program is refused "
+        "or needs what user space lacks, or a map would not be made; 2 = no such file or program, not a BPF "
+        "object. Needs no privilege."
+    )
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Verify every program and print a row for each, and why one is refused."""
+    """Verify every program and print a row for each, and why one is refused; then maps that would not be made."""
+    from workbench.cli.bpf.backends import attachable, kernel_only, map_rows
     from workbench.cli.bpf.objects import check_programs, opened
     from workbench.runtime.verifier import verify
-    from workbench.runtime.verify import linked_for_user_space
+    from workbench.runtime.verify import linked_for_user_space, refuse_missing_helpers
 
     obj = opened(arguments.object)
     check_programs(obj, arguments.program)
@@ -43,11 +49,15 @@ def execute(arguments: argparse.Namespace) -> int:
             "section": program.section,
             "type": program.type,
             "instructions": len(program.code) // 8,
+            "attach": attachable(program),
         }
         try:
             verdict = verify(program, linked)
+            refuse_missing_helpers(program, verdict)
         except (VerifierRejected, MissingCapability) as error:
             row |= {"accepted": False, "reason": error.message, "hint": error.hint}
+            if isinstance(error, MissingCapability):
+                row["attach"] = kernel_only(error)
         else:
             row |= {
                 "accepted": True,
@@ -61,25 +71,34 @@ def execute(arguments: argparse.Namespace) -> int:
                 row["frame"] = verdict.frame
         row["seconds"] = round(time.perf_counter() - began, 4)
         rows.append(row)
-    _print(arguments.object, rows, arguments.json)
-    return 0 if all(row["accepted"] for row in rows) else 1
+    maps = map_rows(linked.maps)
+    _print(arguments.object, rows, maps, arguments.json)
+    return 0 if all(row["accepted"] for row in rows) and not maps else 1
 
 
-def _print(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+def _print(
+    name: str, rows: list[dict[str, Any]], maps: list[dict[str, Any]], as_json: bool
+) -> None:
     if as_json:
         for row in rows:
             if "frame" in row:
                 row["frame"] = json.loads(row["frame"].to_json(orient="records"))
-        print(json.dumps({"object": name, "programs": rows}))
+        print(json.dumps({"object": name, "programs": rows, "maps_refused": maps}))
         return
     from workbench.cli.bpf.text import columns
 
     heads = columns(
         [
-            [row["name"], row["section"], f"{row['instructions']:,} instructions", _result(row)]
+            [
+                row["name"],
+                row["section"],
+                f"{row['instructions']:,} instructions",
+                "user space or kernel" if len(row["attach"]["backends"]) > 1 else "kernel only",
+                _result(row),
+            ]
             for row in rows
         ],
-        right="llr",
+        right="llrl",
     )
     for row, head in zip(rows, heads, strict=True):
         print(head)
@@ -89,11 +108,18 @@ def _print(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
             print("  " + row["reason"].replace("\n", "\n  "))
             if row["hint"]:
                 print(f"  hint: {row['hint']}")
+        elif "reason" in row["attach"]:
+            print(f"  kernel backend only: {row['attach']['reason']}")
+            print(f"  hint: {row['attach']['hint']}")
         if "frame" in row:
             _print_states(row["frame"])
     refused = sum(not row["accepted"] for row in rows)
     if len(rows) > 1:
         print(f"{len(rows) - refused} of {len(rows)} programs accepted")
+    for one in maps:
+        print(f"loading is refused: {one['reason']}")
+        if one["hint"]:
+            print(f"  hint: {one['hint']}")
 
 
 def _result(row: dict[str, Any]) -> str:

@@ -82,10 +82,29 @@ def _map_file(fd: int, length: int) -> Any:
     return (ctypes.c_char * length).from_buffer(mmap.mmap(fd, length))
 
 
+def free_bytes(folder: Path) -> int:
+    """Room in the file system of a folder; in shared memory no more than the machine has left."""
+    room = os.statvfs(folder)
+    free = room.f_bavail * room.f_frsize
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        if folder.stat().st_dev == Path("/dev/shm").stat().st_dev:
+            lines = Path("/proc/meminfo").read_text().splitlines()
+            line = next(line for line in lines if line.startswith("MemAvailable:"))
+            free = min(free, int(line.split()[1]) * 1024)
+    return free
+
+
+def no_room(what: str, length: int, free: int, folder: Path) -> MissingCapability:
+    """The error of a map that does not fit."""
+    return MissingCapability(
+        f"{what} needs {length / 2**20:,.1f} MiB of shared memory, {folder} has {free / 2**20:,.1f} MiB free",
+        "lower max_entries, free space there, or set WORKBENCH_NAMESPACES to a folder on a larger file system",
+    )
+
+
 def _allocate(fd: int, length: int, what: str, folder: Path) -> None:
     """Give the file its memory now: a map that does not fit is an error here, not a SIGBUS later."""
-    room = os.fstatvfs(fd)
-    free = room.f_bavail * room.f_frsize
+    free = free_bytes(folder)
     try:
         if length > free:
             raise OSError(errno.ENOSPC, "")
@@ -93,10 +112,7 @@ def _allocate(fd: int, length: int, what: str, folder: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.ENOMEM, errno.EINVAL):
             raise
-        raise MissingCapability(
-            f"{what} needs {length / 2**20:,.1f} MiB of shared memory, {folder} has {free / 2**20:,.1f} MiB free",
-            "lower max_entries, free space there, or set WORKBENCH_NAMESPACES to a folder on a larger file system",
-        ) from error
+        raise no_room(what, length, free, folder) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,14 +253,9 @@ class Space:
                     path = self._unused(name)
                 else:
                     return self._shared(path, name, linked)
-            segment = CSegment(
-                type=linked.type, key_size=linked.key_size, value_size=linked.value_size,
-                max_entries=linked.max_entries, flags=linked.flags, cpus=self._cpus(),
-                name=name.encode()[:63],
-            )  # fmt: skip
-            extra = getattr(linked, "extra", 0)
-            if extra and hasattr(segment, "extra"):
-                segment.extra = extra
+            segment = self._segment(linked, name)
+            if btf is not None and linked.value_type:
+                segment.spin_lock = layout.lock_offset(btf, linked.value_type) + 1
             segment.id = self._next_id()
             memory = self._make(path, name, segment)
             about = {"name": name, "key": layout.to_json(key), "value": layout.to_json(value)}
@@ -255,6 +266,21 @@ class Space:
         if linked.initial:
             made.update(b"\0" * linked.key_size, linked.initial.ljust(linked.value_size, b"\0"))
         return made
+
+    def needs(self, linked: LinkedMap) -> int:
+        """Bytes of shared memory that `create` would take; raises what it raises but for want of room."""
+        return self._length(self._segment(linked, linked.name), linked.name)
+
+    def _segment(self, linked: LinkedMap, name: str) -> CSegment:
+        segment = CSegment(
+            type=linked.type, key_size=linked.key_size, value_size=linked.value_size,
+            max_entries=linked.max_entries, flags=linked.flags, cpus=self._cpus(),
+            name=name.encode()[:63],
+        )  # fmt: skip
+        extra = getattr(linked, "extra", 0)
+        if extra and hasattr(segment, "extra"):
+            segment.extra = extra
+        return segment
 
     def open(self, name: str) -> Map:
         """The map of that name, made by any process.
@@ -314,7 +340,8 @@ class Space:
                     return dtype
         return np.dtype(f"V{min(max(size, 1), 2**31 - 1)}")  # larger ones are refused by the C side
 
-    def _make(self, path: Path, name: str, segment: CSegment) -> Any:
+    @staticmethod
+    def _length(segment: CSegment, name: str) -> int:
         length = core().wb_segment_size(ctypes.byref(segment))
         if length == -errno.EOPNOTSUPP:
             from workbench.runtime.verifier.map_rules import type_name
@@ -324,7 +351,14 @@ class Space:
                 "load the object with backend='kernel'",
             )
         if length < 0:
-            raise map_error(f"creating map {name!r}", length)
+            error = map_error(f"creating map {name!r}", length)
+            if error.errno == errno.E2BIG:
+                error.hint = "max_entries, or entries times sizes, are too large: lower them"
+            raise error
+        return int(length)
+
+    def _make(self, path: Path, name: str, segment: CSegment) -> Any:
+        length = self._length(segment, name)
         part = path.with_name(f".{path.name}.{os.getpid()}")
         fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
