@@ -10,9 +10,10 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from workbench.objects.linked import LinkedProgram
     from workbench.runtime.maps import Map
 
-__all__ = ("ProgramInfo", "announce", "programs", "tag", "withdraw")
+__all__ = ("Note", "ProgramInfo", "announce", "programs", "tag")
 
 _SUFFIX = ".program"
 
@@ -52,6 +53,8 @@ class ProgramInfo:
     pid : int
         The process that loaded it.
     namespace : str
+    tiers : dict of str to str
+        Which code runs where: process id -> `quick` or `optimised`. Nothing where it was neither attached nor run yet.
     """
 
     id: int
@@ -67,16 +70,49 @@ class ProgramInfo:
     map_ids: tuple[int, ...]
     pid: int
     namespace: str
+    tiers: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """For `workbench bpf progs --json`."""
         return asdict(self)
 
 
+class Note:
+    """The file that tells of a program, until `close`; made by `announce`.
+
+    Attributes
+    ----------
+    number : int
+        The program's id.
+    """
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        self.number = int(path.stem)
+        self._path, self._content = path, content
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def write(self, tiers: dict[int, str]) -> None:
+        """Which code runs where, from now on; from any thread."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._closed or os.getpid() != self._content["pid"]:
+                return
+            self._content["tiers"] = {str(pid): tier for pid, tier in sorted(tiers.items())}
+            part = self._path.with_suffix(".part")
+            part.write_text(json.dumps(self._content), encoding="utf-8")
+            part.replace(self._path)
+
+    def close(self) -> None:
+        """Take the note away; harmless twice."""
+        with self._lock:
+            self._closed = True
+            self._path.unlink(missing_ok=True)
+
+
 def announce(
     space: Space, name: str, license: str, program: LinkedProgram, maps: Sequence[Map]
-) -> Path:
-    """Leave a note of a program that this process has loaded; its file."""
+) -> Note:
+    """Leave a note of a program that this process has loaded."""
     number = 1
     while True:
         path = space.path / f"{number}{_SUFFIX}"
@@ -90,14 +126,10 @@ def announce(
         license.startswith(("GPL", "Dual")), int(time.time()), os.getuid(), len(program.code),
         tuple(int(one.struct.id) for one in maps), os.getpid(), space.name,
     )  # fmt: skip
+    content = {**info.to_json(), "start": start_time(os.getpid())}
     with file:
-        json.dump({**info.to_json(), "start": start_time(os.getpid())}, file)
-    return path
-
-
-def withdraw(path: Path) -> None:
-    """Take the note away; harmless twice."""
-    path.unlink(missing_ok=True)
+        json.dump(content, file)
+    return Note(path, content)
 
 
 def _read(path: Path) -> ProgramInfo | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from workbench.errors import BadSpec, WorkbenchError
 from workbench.runtime.helpers.streams import needed_rings
-from workbench.runtime.inventory import announce, withdraw
+from workbench.runtime.inventory import Note, announce
 from workbench.runtime.link_notes import announce_link
 from workbench.runtime.maps import current_run
 from workbench.runtime.program import Links, Program
@@ -24,7 +24,6 @@ from workbench.runtime.verify import linked_for_user_space, refuse_missing_helpe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
     from types import TracebackType
 
     import pandas as pd
@@ -72,7 +71,7 @@ class Loaded:
         self.programs: dict[str, Program] = {}
         self._links: list[Links | Sampling] = []
         self._processes: dict[int, Process] = {}
-        self._notes: list[Path] = []
+        self._notes: list[Note] = []
         self._closed = False
         self.all_maps: list[Map] = [space.create(one, linked.btf) for one in linked.maps]
         # Rings of the helpers' own, opened in every target as well: printed lines, timers.
@@ -125,7 +124,7 @@ class Loaded:
         linked = self.linked
         note = announce(self.space, linked.name, linked.license, program.linked, self.all_maps)
         self._notes.append(note)
-        program.number = int(note.stem)
+        program.note, program.number = note, note.number
 
     def fill(self) -> None:
         """Set the initial content of maps of maps and of program arrays (`__array(values, ...)`)."""
@@ -415,7 +414,7 @@ class Loaded:
         if self._timers is not None:
             self._timers.close()
         for note in self._notes:
-            withdraw(note)
+            note.close()
         self.globals.clear()
         shapes = (*self.linked.maps, *needed_rings(self.linked))
         for shape, one in zip(shapes, (*self.all_maps, *self._extra), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
     from workbench.objects.linked import LinkedMap, LinkedProgram
     from workbench.runtime.attach import HookKind, Link, Process
-    from workbench.runtime.jit import Blob
+    from workbench.runtime.inventory import Note
+    from workbench.runtime.jit import ProbeCode
     from workbench.runtime.jit import Program as Code
     from workbench.runtime.maps import Map
     from workbench.runtime.verifier import Verdict
@@ -36,8 +38,9 @@ class Program:
     verdict : Verdict
     code : workbench.runtime.jit.Program
         Compiled for this process, in both tiers; made by the first `test_run`.
-    probe : workbench.runtime.jit.Blob
-        Compiled for probes: integer registers only, so that nothing else need be saved. Made by the first attachment.
+    probe : workbench.runtime.jit.ProbeCode
+        Compiled for probes: integer registers only, so that nothing else need be saved. Made by the first attachment,
+        quick; optimised code is swapped in where it runs.
     probe_maps : tuple of Map
         What a probed process has to have open for it.
     """
@@ -50,6 +53,7 @@ class Program:
         self._shapes, self._maps = shapes, maps
         self.probe_maps: tuple[Map, ...] = tuple(maps)
         self.number = 0
+        self.note: Note | None = None
 
     def __repr__(self) -> str:
         return f"<Program {self.name} ({self.section})>"
@@ -65,12 +69,40 @@ class Program:
         from workbench.runtime.jit import Program as Code
 
         made = Code(self._lowered, self._shapes, self._maps, self.verdict)
+        made.changed = self._tell
         return made.start()
+
+    @property
+    def tiers(self) -> dict[int, str]:
+        """Which code runs where: process id -> `quick` or `optimised`; this process has what `test_run` runs."""
+        found = dict(self.probe.places) if "probe" in self.__dict__ else {}
+        if "code" in self.__dict__:
+            found[os.getpid()] = self.code.tier
+        return found
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Until optimised code runs wherever it is attached and in `test_run`; starts neither.
+
+        Raises
+        ------
+        RunFailed
+            It does not within `timeout` seconds.
+        """
+        if "probe" in self.__dict__:
+            self.probe.wait(timeout)
+        if "code" in self.__dict__:
+            self.code.wait(timeout=timeout)
+
+    def _tell(self) -> None:
+        if self.note is not None:
+            self.note.write(self.tiers)
 
     def close(self) -> None:
         """Unmap what was compiled for this process."""
         if "code" in self.__dict__:
             self.code.close()
+        if "probe" in self.__dict__:
+            self.probe.close()
 
     @cached_property
     def overrides(self) -> bool:
@@ -100,12 +132,12 @@ class Program:
         return "uretprobe"
 
     @cached_property
-    def probe(self) -> Blob:
-        from workbench.runtime.jit import compile_program
+    def probe(self) -> ProbeCode:
+        from workbench.runtime.jit import ProbeCode
 
-        return compile_program(
-            self._lowered, self._shapes, verdict=self.verdict, tier="optimised", vectors=False
-        )
+        made = ProbeCode(self._lowered, self._shapes, self.verdict)
+        made.changed = self._tell
+        return made
 
 
 class Links:

@@ -27,13 +27,14 @@ def execute(arguments: argparse.Namespace) -> int:
     if not found:
         print("no programs: no process of this user has an object loaded in user space")
         return 0
-    table = [["namespace", "id", "type", "name", "tag", "code", "maps", "loaded", "by", "object"]]
+    table = [["namespace", "id", "type", "name", "tag", "code", "maps", "loaded", "by", "object", "runs"]]
     table += [
         [
             one.namespace, str(one.id), one.type, one.name, one.tag, f"{one.bytes_xlated:,} B",
             ",".join(map(str, one.map_ids)) or "none",
             time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.loaded_at)),
             named(process(one.pid)), one.object,
+            ", ".join(f"{tier} in {pid}" for pid, tier in one.tiers.items()) or "nowhere yet",
         ]
         for one in found
     ]  # fmt: skip

@@ -56,7 +56,7 @@ class Entered:
         self._filtered = filtered
         self.links: list[Link] = []
         self.stopped: list[float] = []
-        self.room = Room(self.memory, space)
+        self.room = Room(self.memory, space, self.lock, self._grow)
         self.places = Places(self.memory)
         self._semaphores = Semaphores(self.memory)
         self._record: Record | None = None
@@ -102,6 +102,12 @@ class Entered:
             held = self.room.prepare(Modules(self.pid), [], [], self._entered, [(outer, number)])
             if held is not None:
                 self.stopped.append(held)
+
+    def _grow(self, code: int) -> None:
+        """Map memory for that many bytes of code."""
+        held = self.room.prepare(Modules(self.pid), [], [], self._entered, more=code)
+        if held is not None:
+            self.stopped.append(held)
 
     def enter(self) -> LoadedAgent:
         """Put the agent into the process, if it is not there yet."""

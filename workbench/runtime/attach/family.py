@@ -145,6 +145,7 @@ def inherit(parent: Process, pid: int) -> Process:
         for program, (at, request) in theirs.programs.items():
             if _there(memory, at, 8) and all(id(one) in room.maps for one in request.maps):
                 room.programs[program] = at, request
+        room.tiers.adopt(theirs.tiers)
         for place in parent.places:
             if place.patch and _is(memory, place.address, place.patch):
                 _take_place(child, place)

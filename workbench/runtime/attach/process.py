@@ -434,6 +434,7 @@ class Process(Entered):
 
     def _end(self) -> None:
         self._closed = True
+        self.room.tiers.clear()
         self.listening.close()
         self.leave_family()
         if self._record:

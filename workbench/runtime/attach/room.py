@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import struct
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from workbench.runtime.attach.relocate import JUMP, Unjumpable
 from workbench.runtime.attach.remote import Calls
 from workbench.runtime.attach.segments import MAP_SIZE, join_space, open_map
 from workbench.runtime.attach.stop import Stop
+from workbench.runtime.attach.tiers import Tiers, bytes_later, bytes_now, chosen
 from workbench.runtime.attach.trampoline import RED_ZONE, jump, trampoline
 
 if TYPE_CHECKING:
@@ -53,11 +55,19 @@ class Room:
         Called when maps have been opened.
     agent : LoadedAgent or None
         None before the first attachment.
+    tiers : Tiers
+        The code of programs.
     mark : bytes
         Random; at byte 16 of each arena's data, by which children of forks are known (`family`).
     """
 
-    def __init__(self, memory: Memory, space: Space | None) -> None:
+    def __init__(
+        self,
+        memory: Memory,
+        space: Space | None,
+        lock: threading.RLock,
+        grow: Callable[[int], None],
+    ) -> None:
         self.memory, self.space = memory, space
         self.agent: LoadedAgent | None = None
         self.arenas: list[Arena] = []
@@ -68,12 +78,14 @@ class Room:
         self._pending: list[tuple[int, bytes]] = []
         self.mark = secrets.token_bytes(16)
         self.opened: Callable[[], None] | None = None
+        self.tiers = Tiers(self, lock, grow)
 
     def clear(self) -> None:
         """The process runs another program: nothing of ours is there."""
         self.agent = None
         self.arenas.clear()
         self.programs.clear()
+        self.tiers.clear()
         self.maps.clear()
         self._pending.clear()
         self.mark = secrets.token_bytes(16)
@@ -87,6 +99,7 @@ class Room:
         requests: list[Request],
         entered: Callable[[LoadedAgent], None],
         offers: Sequence[tuple[Map, int]] = (),
+        more: int = 0,
     ) -> float | None:
         """Map what the requests need; how long the process was held for it (None: not at all).
 
@@ -100,6 +113,8 @@ class Room:
             Told of the agent when it was loaded just now.
         offers : sequence of (Map, int)
             Numbers that maps of maps and program arrays, open already, have got since.
+        more : int
+            Bytes of code beyond what the requests need.
         """
         new = {self._key(r): r for r in requests if self._key(r) not in self.programs}
         outers = [one for one, _ in offers]
@@ -107,7 +122,7 @@ class Room:
         maps = {id(m): m for m in reached if id(m) not in self.maps}
         called = programs_of([*maps.values(), *outers])
         new |= {self._key(r): r for r in called if self._key(r) not in self.programs}
-        code = sum(len(r.program.code) + 64 for r in new.values())
+        code = more + sum(bytes_now(r.program) + bytes_later(r.program) + 64 for r in new.values())
         data = _DATA_PER_LINK * (len(requests) + len(places) + 1) + MAP_SIZE * len(maps)
         data += sum(8 * len(r.maps) + 256 for r in new.values())
         needs = self._needs(modules, places, code, data)
@@ -173,6 +188,14 @@ class Room:
                 return one
         raise MissingCapability("the memory of ours in the target is used up", "attach again")
 
+    def has_code(self, size: int) -> bool:
+        """Whether `take_code` needs no more memory of the target."""
+        return any(one.room(size + 64, 0) for one in self.arenas)
+
+    def take_code(self, size: int) -> int:
+        """Address of `size` fresh bytes of code, a multiple of 32, in any arena."""
+        return self._arena_with(size, 0).take_code(size)
+
     # Writing --------------------------------------------------------------------------------------------------
 
     def write(self, address: int, data: bytes) -> None:
@@ -223,15 +246,14 @@ class Room:
         key = self._key(request)
         if key in self.programs:
             return self.programs[key][0]
-        code = bytes(request.program.code)
-        arena = self._arena_with(len(code), layout.PROGRAM.size + 8 * len(request.maps) + 128)
-        at = arena.take_code(len(code))
-        self.write(at, code)
+        blob = chosen(request.program)
+        size = bytes_now(blob)
+        arena = self._arena_with(size, 64 + 8 * len(request.maps) + 128)
         maps = arena.take_data(8 * max(1, len(request.maps)))
         addresses = [self.maps[id(one)][0] for one in request.maps]
         self.write(maps, struct.pack(f"<{len(addresses)}Q", *addresses))
-        record = arena.take_data(layout.PROGRAM.size)
-        entry = at + request.program.entry
+        record = arena.take_data(64)
+        entry = self.tiers.place(key, request.program, blob, record, arena.take_code(size))
         self.write(record, layout.PROGRAM.pack(entry, maps, 0, number, _BUDGET))
         self.programs[key] = record, request
         return record

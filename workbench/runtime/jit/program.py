@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from workbench.errors import BadSpec, RunFailed, WorkbenchError
@@ -58,6 +58,8 @@ class Program:
         Of the `struct wb_program`; its `entry` is swapped while it is in use, so callers read it for each run.
     blob : Blob
         The code in use.
+    changed : callable or None
+        Called when other code is in use; from any thread.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Program:
         ctypes.c_uint32.from_address(self.address + PROGRAM["id"]).value = number
         self._codes: list[Code] = []
         self._changed = threading.Condition()
+        self.changed: Callable[[], None] | None = None
         self._error: WorkbenchError | None = None
         self._closed = False
 
@@ -194,6 +197,8 @@ class Program:
             self._codes.append(code)
             self._field("entry").value = code.address
             self._changed.notify_all()
+        if self.changed is not None:
+            self.changed()
 
     def _improve(self) -> None:
         if self._closed:
