@@ -2,7 +2,8 @@
 
 A child is known by a random mark in memory of ours. What it has is read from its own memory: the parent may have
 attached and detached since. A vfork child shares its parent's memory and is left alone; one that runs another program
-has no mark any more.
+has no mark any more. Only processes that may be such children are read at all: those that began since the parent was
+entered, and run its program. Reading the memory of any other can take as long as that one is stuck.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import copy
 import ctypes
 import os
 import struct
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import MissingCapability, NotPermitted, RunFailed, TargetGone
 from workbench.runtime.attach import layout
+from workbench.runtime.attach.bounded import within
 from workbench.runtime.attach.link import Link
 from workbench.runtime.attach.memory import Memory
+from workbench.runtime.attach.records import start_time
 from workbench.runtime.attach.segments import MAP_SIZE
 
 if TYPE_CHECKING:
@@ -30,11 +34,22 @@ __all__ = ("Family", "inherit", "shares_memory")
 
 _KCMP, _KCMP_VM = 312, 1
 _GONE = (TargetGone, NotPermitted, MissingCapability, RunFailed)
+_PATIENCE = 5.0
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def shares_memory(one: int, other: int) -> bool:
     """Two processes are one address space (vfork, CLONE_VM)."""
     return bool(ctypes.CDLL(None).syscall(_KCMP, one, other, _KCMP_VM, 0, 0) == 0)
+
+
+def _program(pid: int) -> tuple[int, int] | None:
+    """Device and inode of the program that a process runs; None when that cannot be seen."""
+    try:
+        found = Path(f"/proc/{pid}/exe").stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class Family:
@@ -48,6 +63,7 @@ class Family:
 
     def __init__(self, process: Process) -> None:
         self._process = process
+        self._since = int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS) - 1
         self._seen: set[int] = {process.pid, os.getpid()}
         self.children: dict[int, Process] = {}
 
@@ -58,8 +74,11 @@ class Family:
         pids = {int(one.name) for one in Path("/proc").iterdir() if one.name.isdigit()}
         new, self._seen = pids - self._seen, pids | {self._process.pid, os.getpid()}
         found = []
+        program = _program(self._process.pid) if new else None
         for pid in sorted(new):
             try:
+                if start_time(pid) < self._since or _program(pid) != program:
+                    continue
                 if not self._has_mark(pid):
                     continue
                 if any(shares_memory(pid, one) for one in (self._process.pid, *self.children)):
@@ -96,16 +115,19 @@ class Family:
 
     def _has_mark(self, pid: int) -> bool:
         room = self._process.room
-        try:
+        at, mark = room.arenas[0].data + 16, room.mark
+
+        def look() -> bool:
             memory = Memory(pid)
-        except _GONE:
-            return False
+            try:
+                return memory.read(at, len(mark)) == mark
+            finally:
+                memory.close()
+
         try:
-            return memory.read(room.arenas[0].data + 16, 16) == room.mark
+            return within(_PATIENCE, pid, look)
         except _GONE:
             return False
-        finally:
-            memory.close()
 
     def copies(self, links: Sequence[Link]) -> dict[Process, list[Link]]:
         """The links that children inherited of these, and that nobody asked for there."""
