@@ -98,6 +98,8 @@ def _probed(
                             pid=runner.pid,
                             on_return=back,
                         )
+                        if backend == "userspace":
+                            loaded.programs[program].wait()
                     else:
                         loaded.attach_uprobe_event(
                             program, runner.path, offset, pid=runner.pid, on_return=back
@@ -200,6 +202,7 @@ def syscall_cost() -> Cost:
     ):
         for program, point in (("syscall_exit", "sys_exit"), ("syscall_enter", "sys_enter")):
             loaded.attach_raw_tracepoint(program, point, pid=hooked.pid)
+            loaded.programs[program].wait()
         cost = _cost(*hooked.compare_system_calls(bare, _BATCHES))
     _keep({_SYSCALL: asdict(cost)})
     return cost

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from workbench.collectors import together
 from workbench.collectors.jit_maps import perf_maps
 from workbench.collectors.processes import Processes
+from workbench.collectors.twice import overlaps
 from workbench.errors import WorkbenchError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Capture:
         self._attached: list[Collector] = []
         self._processes: Processes | None = None
         self._flushed = 0.0
+        self._warnings: list[str] = []
         self.begin = self.end = 0.0
 
     def attach(self) -> None:
@@ -63,7 +65,10 @@ class Capture:
         for one in self._collectors:
             one.attach(target, writer)  # one that fails undoes itself
             self._attached.append(one)
+        self._warnings = overlaps(self._collectors)
         self.note()
+        if self._warnings:
+            writer.note(warnings=self._warnings)
         self._prepare_unwinder()
         writer.begin()
 

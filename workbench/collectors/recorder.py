@@ -29,6 +29,7 @@ from workbench.collectors.limits import borrow_limit, return_limit
 from workbench.collectors.spec import Spec, parse
 from workbench.collectors.state import CollectorState, Phase, State
 from workbench.collectors.target import HeldCommand, attach_target, machine_target
+from workbench.collectors.twice import refuse_twins
 from workbench.collectors.waiting import Waiting
 from workbench.errors import BadSpec, TargetGone, WorkbenchError
 from workbench.frames.writer import RecordingWriter
@@ -123,6 +124,7 @@ class Recorder:
             )
         self.backend, self.backend_reason = choose(backend, machine=machine)
         self._specs = [parse(one) if isinstance(one, str) else one for one in collect]
+        refuse_twins(self._specs)
         self.collectors: list[Collector] = [
             registry.make(one) if isinstance(one, Spec) else one for one in self._specs
         ]

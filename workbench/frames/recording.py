@@ -251,6 +251,7 @@ class Recording:
             ),
             ("frames", f"{frames} (rows)" if frames else "none"),
             *([("left out", missing)] if missing else []),
+            *(("note", str(one)) for one in m.notes.get("warnings", ())),
             ("lost", lost or "nothing"),
             ("status", f"{self.status}: {m.reason}" if m.reason else self.status),
         ]

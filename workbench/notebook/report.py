@@ -202,6 +202,7 @@ def _header(recording: RecordingView) -> dict[str, Any]:
         "reason": manifest_value(recording, "reason") or None,
     }
     facts["never_hit"] = _never_hit(recording) or None
+    facts["notes"] = "; ".join(map(str, manifest_value(recording, "notes", default={}).get("warnings", ()))) or None
     facts["lost_events"] = {frame: lost for frame, lost in losses.items() if lost}
     facts["overhead_ns"] = _overhead(recording)
     return {key: value for key, value in facts.items() if value is not None}
