@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.errors import WorkbenchError
+from workbench.objects.elf import DAMAGED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,7 @@ __all__ = ("BadBtf", "Btf", "Member", "Type", "essential_name")
 
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC = range(1, 13)
 FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(13, 20)
+_HEADER = 24  # bytes
 _MODIFIERS = (TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG)
 
 
@@ -35,9 +37,12 @@ def essential_name(name: str) -> str:
 
 
 class BadBtf(WorkbenchError):
-    """BTF bytes that do not follow the format."""
+    """BTF bytes that do not follow the format; without another hint, one for damaged files."""
 
     code = "bad-btf"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint or DAMAGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,8 @@ class Btf:
     ----------
     data : bytes
         Content of a `.BTF` section or of /sys/kernel/btf/NAME.
+    name : str
+        Whose it is, for messages.
 
     Raises
     ------
@@ -82,13 +89,16 @@ class Btf:
         Truncated or malformed.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, name: str = "") -> None:
         try:
             self._parse(data)
-        except (struct.error, IndexError, ValueError, OverflowError) as error:
-            raise BadBtf(f"malformed BTF: {error}") from error
+        except (IndexError, ValueError, OverflowError) as error:
+            where = f" in section .BTF of {name}" if name else ""
+            raise BadBtf(f"malformed BTF{where}: {error}") from None
 
     def _parse(self, data: bytes) -> None:
+        if len(data) < _HEADER:
+            raise ValueError(f"its header is cut short after {len(data)} bytes")
         magic, _version, _flags, header = struct.unpack_from("<HBBI", data)
         if magic != 0xEB9F:
             raise ValueError(f"magic is {magic:#x}, expected 0xeb9f")
@@ -96,12 +106,24 @@ class Btf:
         types = memoryview(data)[header + type_off : header + type_off + type_len]
         self._strings = bytes(data[header + str_off : header + str_off + str_len])
         if len(types) != type_len or len(self._strings) != str_len:
-            raise ValueError("sections reach past the end")
+            raise ValueError(
+                f"types ({type_len} bytes at offset {header + type_off}) or strings ({str_len} bytes at offset "
+                f"{header + str_off}) reach past its end at {len(data)}"
+            )
         self.types: list[Type] = [Type(0, 0, "void")]
         self._by_name: dict[tuple[int, str], int] = {}
         at = 0
-        while at < type_len:
-            at = self._parse_one(types, at)
+        try:
+            while at < type_len:
+                at = self._parse_one(types, at)
+        except struct.error:
+            raise ValueError(
+                f"type {len(self.types)} at offset {header + type_off + at} is cut short"
+            ) from None
+        except ValueError as error:
+            raise ValueError(
+                f"type {len(self.types)} at offset {header + type_off + at}: {error}"
+            ) from None
 
     def _parse_one(self, types: memoryview, at: int) -> int:
         name_off, info, size = struct.unpack_from("<3I", types, at)
@@ -177,7 +199,7 @@ class Btf:
         elif kind in (PTR, *_MODIFIERS):
             made = Type(number, kind, name, target=size)
         else:
-            raise ValueError(f"type {number} has unknown kind {kind}")
+            raise ValueError(f"unknown kind {kind}")
         self.types.append(made)
         self._by_name.setdefault((kind, name), number)
         return at
@@ -185,7 +207,9 @@ class Btf:
     def string(self, offset: int) -> str:
         """String at `offset` of the string section."""
         if offset >= len(self._strings):
-            raise ValueError(f"string offset {offset} outside the section")
+            raise ValueError(
+                f"offset {offset} is past the end of the strings at {len(self._strings)}"
+            )
         end = self._strings.find(b"\0", offset)
         return self._strings[offset : end if end >= 0 else None].decode("utf-8", "replace")
 
@@ -218,7 +242,7 @@ class Btf:
             if one.kind not in _MODIFIERS:
                 return one
             number = one.target
-        raise BadBtf(f"type {number} cannot be resolved")
+        raise BadBtf(f"BTF: type {number} cannot be resolved")
 
     def size(self, number: int) -> int:
         """Byte size of a type (8 for pointers, 0 for void and functions)."""
@@ -227,7 +251,7 @@ class Btf:
     def _size(self, number: int, depth: int) -> int:
         one = self.resolve(number)
         if depth > 32:
-            raise BadBtf("types nest too deeply")
+            raise BadBtf(f"BTF: types nest too deeply, at type {number}")
         if one.kind == PTR:
             return 8
         if one.kind == ARRAY:
@@ -246,11 +270,11 @@ class Btf:
             OverflowError,
             TypeError,
         ) as error:  # sizes and offsets that no memory could hold
-            raise BadBtf(f"type {number} has no layout: {error}") from error
+            raise BadBtf(f"BTF: type {number} has no layout: {error}") from None
 
     def _dtype(self, number: int, depth: int) -> np.dtype[Any]:
         if depth > 32:
-            raise BadBtf("types nest too deeply")
+            raise BadBtf(f"BTF: types nest too deeply, at type {number}")
         one = self.resolve(number)
         if one.kind == INT:
             if one.size not in (1, 2, 4, 8):

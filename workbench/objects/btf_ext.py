@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ("BtfExt", "CoreRecord", "LineRecord")
 
+_HEADER = 24  # bytes
 _LARGEST_RECORD = 1 << 12
 
 
@@ -55,14 +56,16 @@ class BtfExt:
     relocations: dict[str, list[CoreRecord]] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, data: bytes, btf: Btf) -> BtfExt:
-        """Read the content of a `.BTF.ext` section; `btf` holds its strings."""
+    def parse(cls, data: bytes, btf: Btf, name: str = "") -> BtfExt:
+        """Read the content of a `.BTF.ext` section; `btf` holds its strings, `name` is whose it is."""
         made = cls()
         try:
+            if len(data) < _HEADER:
+                raise ValueError(f"its header is cut short after {len(data)} bytes")
             magic, _version, _flags, header = struct.unpack_from("<HBBI", data)
             if magic != 0xEB9F:
                 raise ValueError(f"magic is {magic:#x}, expected 0xeb9f")
-            parts = struct.unpack_from("<6I" if header >= 32 else "<4I", data, 8)
+            parts = struct.unpack_from("<6I" if 32 <= header <= len(data) else "<4I", data, 8)
             for offset, section, record in _records(data, header, parts[0], parts[1], 8, btf):
                 made.functions.setdefault(section, []).append(
                     (offset, struct.unpack_from("<I", record, 4)[0])
@@ -79,8 +82,9 @@ class BtfExt:
                     made.relocations.setdefault(section, []).append(
                         CoreRecord(offset, number, btf.string(access), kind)
                     )
-        except (struct.error, ValueError, OverflowError) as error:
-            raise BadBtf(f"malformed .BTF.ext: {error}") from error
+        except (ValueError, OverflowError) as error:
+            where = f" of {name}" if name else ""
+            raise BadBtf(f"malformed section .BTF.ext{where}: {error}") from None
         for functions in made.functions.values():
             functions.sort()
         for lines in made.lines.values():
@@ -98,17 +102,25 @@ def _records(
         return []
     at, end = header + offset, header + offset + length
     if end > len(data):
-        raise ValueError("a table reaches past the end")
+        raise ValueError(
+            f"a table of {length} bytes at offset {at} reaches past its end at {len(data)}"
+        )
+    if length < 4:
+        raise ValueError(f"a table of {length} bytes at offset {at}")
     (size,) = struct.unpack_from("<I", data, at)
     if not smallest <= size <= _LARGEST_RECORD or size % 4:
-        raise ValueError(f"records of {size} bytes")
+        raise ValueError(f"records of {size} bytes at offset {at}")
     at += 4
     found = []
     while at < end:
+        if at + 8 > end:
+            raise ValueError(f"a table is cut short at offset {at}")
         name, count = struct.unpack_from("<2I", data, at)
         at += 8
         if at + count * size > end:
-            raise ValueError("records reach past the end of their table")
+            raise ValueError(
+                f"{count} records at offset {at} reach past the end of their table at {end}"
+            )
         section = btf.string(name)
         for _ in range(count):
             record = data[at : at + size]

@@ -37,7 +37,7 @@ def kernel_btf() -> Btf:
         The kernel publishes none.
     """
     try:
-        return Btf(KERNEL_BTF.read_bytes())
+        return Btf(KERNEL_BTF.read_bytes(), str(KERNEL_BTF))
     except OSError as error:
         raise MissingCapability(
             f"this program has CO-RE relocations, and {KERNEL_BTF} cannot be read: {error.strerror}",

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Final
 
 from workbench.errors import WorkbenchError
 
-__all__ = ("BadElf", "Relocation", "Section", "SectionFile", "Symbol")
+__all__ = ("DAMAGED", "BadElf", "Relocation", "Section", "SectionFile", "Symbol")
 
 EM_BPF = 247
 SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 2, 4, 8, 9
 _LARGEST = 1 << 28
+_HEADER = 64
+#: What to do about a damaged object.
+DAMAGED: Final = (
+    "the file is damaged or cut short: copy or compile it again (clang -g -O2 -target bpf -c)"
+)
 
 
 class BadElf(WorkbenchError):
-    """A file that is not a well-formed ELF64 little-endian object."""
+    """A file that is not a well-formed ELF64 little-endian object; without another hint, one for damaged files."""
 
     code = "bad-elf"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint or DAMAGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +84,31 @@ class SectionFile:
             )
         try:
             self._parse(data)
-        except (struct.error, IndexError, OverflowError) as error:
-            raise BadElf(f"{name} is damaged: {error}") from error
+        except (struct.error, IndexError, OverflowError):
+            raise BadElf(f"{name}: the ELF headers contradict each other") from None
 
     def _parse(self, data: bytes) -> None:
+        if len(data) < _HEADER:
+            raise BadElf(
+                f"{self.name}: the ELF header at offset 0 is cut short after {len(data)} bytes"
+            )
         (self.machine,) = struct.unpack_from("<H", data, 18)
         (table,) = struct.unpack_from("<Q", data, 40)
         entry_size, count, names = struct.unpack_from("<3H", data, 58)
         if entry_size != 64:
-            raise BadElf(f"{self.name}: section headers of {entry_size} bytes")
+            raise BadElf(
+                f"{self.name}: the ELF header at offset 58 says section headers of {entry_size} bytes"
+            )
+        if table + 64 * count > len(data):
+            raise BadElf(
+                f"{self.name}: the headers of {count} sections at offset {table} reach past the end of the file "
+                f"at {len(data)}"
+            )
         raw = [struct.unpack_from("<IIQQQQIIQQ", data, table + 64 * i) for i in range(count)]
         if not 0 <= names < count:
-            raise BadElf(f"{self.name}: no section name table")
+            raise BadElf(
+                f"{self.name}: section {names}, which should hold the names, does not exist"
+            )
         strings = data[raw[names][4] : raw[names][4] + raw[names][5]]
         self.sections: list[Section] = []
         for i, (name, kind, flags, _addr, offset, size, link, info, _align, _each) in enumerate(
@@ -94,7 +116,10 @@ class SectionFile:
         ):
             body = b"" if kind in (0, SHT_NOBITS) else data[offset : offset + size]
             if kind not in (0, SHT_NOBITS) and len(body) != size:
-                raise BadElf(f"{self.name}: section {i} reaches past the end of the file")
+                raise BadElf(
+                    f"{self.name}: section {_text(strings, name) or i} ({size} bytes at offset {offset}) reaches past "
+                    f"the end of the file at {len(data)}"
+                )
             self.sections.append(
                 Section(i, _text(strings, name), kind, flags, body, size, link, info)
             )
@@ -124,17 +149,23 @@ class SectionFile:
             if table.type not in (SHT_REL, SHT_RELA) or table.info != section.index:
                 continue
             if table.type == SHT_RELA:
-                raise BadElf(f"{self.name}: section {table.name} has explicit addends (RELA)")
+                raise BadElf(
+                    f"{self.name}: section {table.name} has explicit addends (RELA)",
+                    "compile it with clang -target bpf",
+                )
             if len(table.data) % 16:
-                raise BadElf(f"{self.name}: section {table.name} has {len(table.data)} bytes")
-            for offset, info in struct.iter_unpack("<QQ", table.data):
+                raise BadElf(
+                    f"{self.name}: section {table.name} has {len(table.data)} bytes, no multiple of 16"
+                )
+            for at, (offset, info) in enumerate(struct.iter_unpack("<QQ", table.data)):
                 if info >> 32 >= len(self.symbols):
                     raise BadElf(
-                        f"{self.name}: {table.name} names symbol {info >> 32}: there is none"
+                        f"{self.name}: section {table.name}, offset {16 * at}: there is no symbol {info >> 32}"
                     )
                 if offset >= section.size:
                     raise BadElf(
-                        f"{self.name}: {table.name} reaches past the end of {section.name}"
+                        f"{self.name}: section {table.name}, offset {16 * at}: byte {offset} is past the end of "
+                        f"{section.name}"
                     )
                 found.append(Relocation(offset, self.symbols[info >> 32], info & 0xFFFFFFFF))
         return sorted(found, key=lambda one: one.offset)
@@ -158,4 +189,6 @@ def _found(data: bytes) -> str:
 
 
 def _remedy(data: bytes) -> str:
-    return "compile it with clang -target bpfel -c" if data[:4] == b"\x7fELF" else ""
+    if data[:4] == b"\x7fELF":
+        return "compile it with clang -target bpfel -c"
+    return "give a BPF object (.o), as clang -g -O2 -target bpf -c makes it, or C source (.bpf.c)"

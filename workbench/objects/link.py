@@ -81,7 +81,10 @@ def link(
         if wanted is not None or kind.autoload:
             made[name] = linker.program(symbol, kind)
     if not table.maps and not symbols:
-        raise BadElf(f"{obj.name} has neither programs nor maps")
+        raise BadElf(
+            f"{obj.name} has neither programs nor maps",
+            'give the object that clang made of C with SEC("uprobe") or the like',
+        )
     has_btf = obj.elf.section(".BTF") is not None
     return LinkedObject(
         obj.name,

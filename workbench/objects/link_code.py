@@ -80,7 +80,7 @@ class CodeLinker:
                 self._symbols.setdefault((symbol.section, symbol.value // 8), symbol)
         has_btf = obj.elf.section(".BTF") is not None
         ext = obj.elf.section(".BTF.ext")
-        self._ext = BtfExt.parse(ext.data, obj.btf) if has_btf and ext else BtfExt()
+        self._ext = BtfExt.parse(ext.data, obj.btf, obj.name) if has_btf and ext else BtfExt()
         self._core = CorePatcher(obj.btf, btf) if has_btf else None
 
     def program(self, symbol: Symbol, kind: SectionKind) -> LinkedProgram:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.errors import MissingFrame, WorkbenchError
 from workbench.objects.btf import PTR, STRUCT, VAR, Btf
+from workbench.objects.btf_ext import BtfExt
 from workbench.objects.build import built_object
 from workbench.objects.compile import compile_file
 from workbench.objects.elf import EM_BPF, BadElf, SectionFile
@@ -95,7 +95,7 @@ class BpfObject:
         section = self.elf.section(".BTF")
         if section is None:
             raise WorkbenchError(f"{self.name} has no BTF", "compile it with clang -g")
-        return Btf(section.data)
+        return Btf(section.data, self.name)
 
     @cached_property
     def license(self) -> str:
@@ -192,32 +192,11 @@ class BpfObject:
         section = self.elf.section(".BTF.ext")
         if section is None:
             return ()
-        data = section.data
-        found: list[SourceLine] = []
-        try:
-            (header,) = struct.unpack_from("<I", data, 4)
-            offset, length = struct.unpack_from("<2I", data, 16)
-            at, end = header + offset, header + offset + length
-            (record,) = struct.unpack_from("<I", data, at)
-            at += 4
-            while at + 8 <= end and record >= 16:
-                name, count = struct.unpack_from("<2I", data, at)
-                at += 8
-                for _ in range(count):
-                    instruction, file, text, packed = struct.unpack_from("<4I", data, at)
-                    at += record
-                    found.append(
-                        SourceLine(
-                            self.btf.string(name),
-                            instruction // 8,
-                            self.btf.string(file),
-                            packed >> 10,
-                            self.btf.string(text),
-                        )
-                    )
-        except (struct.error, ValueError, OverflowError) as error:
-            raise BadElf(f"{self.name}: damaged line information: {error}") from error
-        return tuple(found)
+        return tuple(
+            SourceLine(where, one.offset // 8, one.file, one.line, one.text)
+            for where, lines in BtfExt.parse(section.data, self.btf, self.name).lines.items()
+            for one in lines
+        )
 
 
 def open(path: Path | str) -> BpfObject:
@@ -232,7 +211,9 @@ def open(path: Path | str) -> BpfObject:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BadElf(f"cannot read {path}: {error.strerror}") from error
+        raise BadElf(
+            f"cannot read {path}: {error.strerror}", "give the path of a BPF object (.o)"
+        ) from error
     return BpfObject(data, path.name)
 
 
@@ -240,7 +221,9 @@ def compile(path: Path | str, **options: Any) -> BpfObject:
     """Compile a BPF C file and open the result; see `workbench.objects.compile.compile_file`."""
     compiled = open(compile_file(path, **options))
     # The cache names its file by the content as well, which tells a reader nothing.
-    return BpfObject(compiled.data, f"{Path(path).name.removesuffix('.c').removesuffix('.bpf')}.bpf.o")
+    return BpfObject(
+        compiled.data, f"{Path(path).name.removesuffix('.c').removesuffix('.bpf')}.bpf.o"
+    )
 
 
 def builtin(name: str) -> BpfObject:

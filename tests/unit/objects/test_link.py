@@ -12,6 +12,7 @@ from core_sources import LOCAL, TARGETS, target_source
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from link_sources import CALLS, HEAD, MAPS, PINNED, STRONG, USES_STRONG, VARIABLES, WEAK
+from refusals import says_what_is_wrong
 
 from workbench.errors import MissingCapability, WorkbenchError
 from workbench.objects import compile, model
@@ -295,12 +296,35 @@ def test_damaged_objects_are_errors(objects: tuple[list[bytes], Btf], data: st.D
     wholes, types = objects
     whole = data.draw(st.sampled_from(wholes))
     raw = data.draw(st.composite(lambda draw: damaged(draw, whole))())
-    with contextlib.suppress(WorkbenchError):
+    with contextlib.suppress(WorkbenchError), says_what_is_wrong():
         obj = model.BpfObject(raw, "damaged")
         for program in link(
             obj, btf=data.draw(st.sampled_from([obj.btf, types]))
         ).programs.values():
             assert len(program.code) == 8 * sum(f.count for f in program.functions)
+
+
+@pytest.mark.parametrize("kept", [0, 3, 6, 20, 63, 64, 70, 500])
+def test_objects_that_are_cut_short_are_errors(objects: tuple[list[bytes], Btf], kept: int) -> None:
+    whole = objects[0][0]
+    with pytest.raises(BadElf, match=r"cut\.o") as refused, says_what_is_wrong():
+        model.BpfObject(whole[:kept], "cut.o")
+    if kept >= 6:
+        assert "offset" in refused.value.message
+
+
+def test_a_damaged_section_is_named(objects: tuple[list[bytes], Btf]) -> None:
+    """Cut within the section's own data: what is damaged is its content, not the ELF file."""
+    whole = objects[0][0]
+    for name, text in ((".BTF", "section .BTF of x.o: type"), (".BTF.ext", "section .BTF.ext of x.o: ")):
+        section = model.BpfObject(whole, "x.o").elf.section(name)
+        assert section is not None
+        raw = bytearray(whole)
+        begin = whole.index(section.data)
+        raw[begin + 24 : begin + len(section.data)] = b"\xff" * (len(section.data) - 24)
+        with pytest.raises(BadBtf, match=text) as refused, says_what_is_wrong():
+            link(model.BpfObject(bytes(raw), "x.o"))
+        assert "at offset " in refused.value.message
 
 
 def btf_of(types: list[bytes], names: list[str]) -> bytes:
