@@ -71,6 +71,8 @@ def _cost(
             loaded.attach_uprobes(
                 program, str(target.path), [offset], pid=target.pid, on_return=on_return
             )
+            if backend == "userspace":
+                loaded.programs[program].wait()
         return target.measure(function, *size, threads)
 
 
@@ -86,6 +88,7 @@ def _record_cost(obj: BpfObject, target: Target) -> tuple[float, int]:
             loaded.attach_uprobes(
                 program, str(target.path), [offset], pid=target.pid, on_return=on_return
             )
+            loaded.programs[program].wait()
         reader = ColumnReader(loaded.ring("calls"), obj.record_dtype("calls"))
         for _ in range(_RECORD[1]):
             best = min(best, target.measure("push", _RECORD[0], 1))

@@ -97,6 +97,8 @@ def _cost(obj: BpfObject, backend: str, caller: Caller) -> float:
     with obj.load(backend=backend, programs=["enter", "leave"]) as loaded:
         for program, point in _HOOKS:
             loaded.attach_raw_tracepoint(program, point, **options)
+            if backend == "userspace":
+                loaded.programs[program].wait()
         spent = caller.measure()
         if _counted(loaded) < 2 * _CALLS * _RUNS:
             raise RunFailed(f"{backend}: programs ran {_counted(loaded):,} times")
@@ -107,6 +109,7 @@ def _passed_by(obj: BpfObject, caller: Caller) -> float:
     """ns per call with a program at another system call only."""
     with obj.load(backend="userspace", programs=["opened"]) as loaded:
         loaded.attach_tracepoint("opened", "syscalls", "sys_enter_openat", pid=caller.pid)
+        loaded.programs["opened"].wait()
         return caller.measure()
 
 

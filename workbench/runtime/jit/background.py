@@ -6,9 +6,13 @@ import atexit
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 
-__all__ = ("submit",)
+__all__ = ("busy", "calm", "submit")
+
+_CALM = 0.05  # seconds
+_busy_until = 0.0
 
 
 class _Worker:
@@ -17,18 +21,18 @@ class _Worker:
     def __init__(self) -> None:
         self.process = os.getpid()
         self.work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self.ending = False
+        self.ending = threading.Event()
         self.thread = threading.Thread(target=self._run, name="workbench-jit", daemon=True)
         self.thread.start()
 
     def _run(self) -> None:
-        while (job := self.work.get()) is not None and not self.ending:
+        while (job := self.work.get()) is not None and not self.ending.is_set():
             job()
 
     def end(self) -> None:
         """Let the compilation under way finish: LLVM must not be torn down around it."""
         if self.process == os.getpid():
-            self.ending = True
+            self.ending.set()
             self.work.put(None)
             self.thread.join()
 
@@ -38,6 +42,21 @@ os.register_at_fork(
     before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
 )
 _worker: _Worker | None = None
+
+
+def busy() -> None:
+    """The foreground compiles or attaches: LLVM does one thing at a time, so the background had better wait."""
+    global _busy_until
+    _busy_until = time.monotonic() + _CALM
+
+
+def calm() -> bool:
+    """In a job: wait until nobody has been `busy` for a moment; False = the process ends."""
+    worker = _worker
+    while worker is not None and (left := _busy_until - time.monotonic()) > 0:
+        if worker.ending.wait(left):
+            return False
+    return True
 
 
 def submit(job: Callable[[], None]) -> None:

@@ -72,7 +72,9 @@ class ProbeCode:
         self._submitted_by = 0
         self._done = self._closed = False
         self._error: WorkbenchError | None = None
+        background.busy()
         self.blob = self._first()
+        background.busy()
         if self.blob.tier == OPTIMISED:
             self._done = True
 
@@ -123,8 +125,8 @@ class ProbeCode:
 
     def _improve(self, after: contextlib.AbstractContextManager[object] | None) -> None:
         with after or contextlib.nullcontext():
-            pass
-        if self._closed:
+            background.busy()
+        if not background.calm() or self._closed:
             return
         try:
             blob = self._compile(OPTIMISED)
