@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.collectors import together
 from workbench.collectors.jit_maps import perf_maps
@@ -16,7 +16,7 @@ from workbench.collectors.twice import overlaps
 from workbench.errors import WorkbenchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from workbench.collectors.base import Collector, Target
     from workbench.frames.manifest import Status
@@ -26,6 +26,18 @@ if TYPE_CHECKING:
 __all__ = ("Capture",)
 
 FLUSH_SECONDS = 1.0
+FIRST_SECONDS, CHECKPOINT_SECONDS, _SHARE = 0.5, 2.0, 20
+"""Counts in maps are kept after the first time that often, and at most for one part in `_SHARE` of the time."""
+
+
+class _Kept:
+    """A sink that remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, Mapping[str, Any]]] = []
+
+    def append(self, frame: str, columns: Mapping[str, Any]) -> None:
+        self.rows.append((frame, columns))
 
 
 class Capture:
@@ -52,6 +64,8 @@ class Capture:
         self._processes: Processes | None = None
         self._flushed = 0.0
         self._warnings: list[str] = []
+        self._counting: list[str] = []
+        self._checkpoint = 0.0
         self.begin = self.end = 0.0
 
     def attach(self) -> None:
@@ -67,6 +81,9 @@ class Capture:
             self._attached.append(one)
         self._warnings = overlaps(self._collectors)
         self.note()
+        self._counting = together.counting(self._collectors)
+        if self._counting:
+            writer.note(counted_in_maps=self._counting)
         if self._warnings:
             writer.note(warnings=self._warnings)
         self._prepare_unwinder()
@@ -92,6 +109,7 @@ class Capture:
         now = self.writer.begin(save=False)
         self.target.window.open(now.monotonic_ns)
         self._flushed = self.begin = now.monotonic_ns / 1e9
+        self._checkpoint = self.begin + FIRST_SECONDS
 
     def close(self) -> None:
         """No collector records any more, from the same moment on; harmless twice."""
@@ -120,6 +138,16 @@ class Capture:
             self._flushed = now
         if self.writer.failure is not None:
             raise self.writer.failure
+        if now >= self._checkpoint:
+            self.checkpoint()
+            self._checkpoint = max(now + CHECKPOINT_SECONDS, _SHARE * (time.monotonic() - now) + now)
+
+    def checkpoint(self) -> None:
+        """Keep what is counted in maps as it is now: it is not lost with this process."""
+        if self._counting:
+            kept: Any = _Kept()
+            together.checkpoint(self._collectors, kept)
+            self.writer.checkpoint(kept.rows)
 
     def detach(self) -> list[Exception]:
         """Close the window, remove every probe and take what is left; the errors."""

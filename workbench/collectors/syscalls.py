@@ -133,7 +133,7 @@ class SyscallsCollector:
         if session is None:
             return
         try:
-            self._append(*session.loaded.maps["cells"].table())
+            self._append(self._sink, *session.loaded.maps["cells"].table())
             session.last_rows(self._sink, self.name, "syscalls", {"map full": "lost_map_full"})
             if self._target.backend == "userspace":
                 self._append_cost(session.counter("calls"))
@@ -161,11 +161,17 @@ class SyscallsCollector:
             },
         )
 
-    def _append(self, keys: NDArray[Any], cells: NDArray[Any]) -> None:
+    def checkpoint(self, sink: Sink) -> None:
+        """Append what is counted so far."""
+        if self._session is not None:
+            self._append(sink, *self._session.loaded.maps["cells"].table())
+
+    @staticmethod
+    def _append(sink: Sink, keys: NDArray[Any], cells: NDArray[Any]) -> None:
         order = np.lexsort((keys["bucket"], keys["nr"], keys["pid"]))
         keys, cells = keys[order], cells[order]
         low, high = bucket_bounds(keys["bucket"].astype(np.int64))
-        self._sink.append(
+        sink.append(
             "syscalls",
             {
                 "pid": keys["pid"].astype(np.int32),

@@ -1,7 +1,8 @@
 """What the recorder does with all its collectors at once. Some methods of a collector are optional: asked for here.
 
 Optional: ``prepare_environment(variables)`` before a command is started, ``notes()`` for the manifest, ``mapped(pid,
-path)`` when a process in scope has mapped a file.
+path)`` when a process in scope has mapped a file, ``checkpoint(sink)``: the rows that `finish` would append of what
+is counted in maps, `overhead` left out.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from workbench.frames.manifest import CollectorInfo
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from workbench.collectors.base import Collector
+    from workbench.collectors.base import Collector, Sink
     from workbench.collectors.processes import Processes
 
-__all__ = ("drain", "each", "environment", "infos", "notes", "undo")
+__all__ = ("checkpoint", "counting", "drain", "each", "environment", "infos", "notes", "undo")
 
 
 def infos(
@@ -66,6 +67,23 @@ def drain(collectors: Sequence[Collector], processes: Processes) -> None:
                 hear(pid, path)
     for one in collectors:
         one.drain()
+
+
+def checkpoint(collectors: Iterable[Collector], sink: Sink) -> None:
+    """What is counted in maps, as it is now."""
+    for one in collectors:
+        keep = getattr(one, "checkpoint", None)
+        if keep is not None:
+            keep(sink)
+
+
+def counting(collectors: Iterable[Collector]) -> list[str]:
+    """Collectors that count in maps."""
+    return [
+        getattr(getattr(one, "options", None), "text", one.name)
+        for one in collectors
+        if hasattr(one, "checkpoint")
+    ]
 
 
 def each(collectors: Iterable[Collector], step: str) -> Iterator[Exception]:

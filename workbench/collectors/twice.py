@@ -47,6 +47,7 @@ def overlaps(collectors: Sequence[Collector]) -> list[str]:
     """One sentence for each pair of attached probes that share places."""
     found = []
     probed: list[tuple[Any, dict[tuple[str, int], str]]] = []
+    one: Any
     for one in collectors:
         plan = getattr(one, "plan", None)
         if plan is None:

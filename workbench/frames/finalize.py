@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workbench.frames import provenance
+from workbench.frames import checkpoint, provenance
 from workbench.frames.columns import arrow_schema
 from workbench.frames.manifest import FrameInfo, Loss
 from workbench.frames.place import inside
@@ -82,6 +82,9 @@ class SpoolFolder(Raw):
                 inside(self._folder, index)
             yield inside(self._folder, path)
             number += 1
+        kept = checkpoint.find(self._spool)
+        if kept and os.path.lexists(path := kept[0] / f"{segment_name(frame, 0)}.arrow"):
+            yield inside(self._folder, path)
 
     def rows(self, frame: str) -> int:
         """Rows that the indices promise."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import DamagedRecording, MissingFrame, NotPermitted
-from workbench.frames import finalize, place
+from workbench.frames import checkpoint, finalize, place
 from workbench.frames.columns import arrow_schema
 from workbench.frames.manifest import Manifest
 from workbench.frames.resolve import Resolver, all_columns, frame_names
@@ -252,9 +252,22 @@ class Recording:
             ("frames", f"{frames} (rows)" if frames else "none"),
             *([("left out", missing)] if missing else []),
             *(("note", str(one)) for one in m.notes.get("warnings", ())),
+            *([("counts", self.counts_as_of)] if self.counts_as_of else []),
             ("lost", lost or "nothing"),
             ("status", f"{self.status}: {m.reason}" if m.reason else self.status),
         ]
+
+    @property
+    def counts_as_of(self) -> str:
+        """What a recorder that died, or still records, has kept of what is counted in maps; empty when it is all."""
+        of = ", ".join(map(str, self.manifest.notes.get("counted_in_maps", ())))
+        if self._finished or not of:
+            return ""
+        kept = checkpoint.find(self.path / "spool")
+        if kept is None:
+            return f"none of {of}: they were in maps, which end with the recorder"
+        after = (kept[1] - self.manifest.start.monotonic_ns) / 1e9
+        return f"of {of} as of {after:.1f} s after the start; later ones were in maps, which end with the recorder"
 
     def _missing(self) -> str:
         """What collectors could not record of what they were asked for: the first two, and how many more."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.errors import BadSpec, RunFailed
-from workbench.frames import finalize, place
+from workbench.frames import checkpoint, finalize, place
 from workbench.frames.live import LiveFrames
 from workbench.frames.manifest import FILE_NAME, CollectorInfo, FileInfo, Loss, Manifest
 from workbench.frames.provenance import clock, provenance
@@ -229,6 +229,26 @@ class RecordingWriter:
                 with self._writing():
                     self._live.flush()
 
+    def checkpoint(self, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Keep rows that are only final at the end, as they are now: all that there is if this process dies.
+
+        Parameters
+        ----------
+        rows : sequence of (frame, columns)
+            As for `append`. They replace those of the call before, and are left out of a finished recording.
+        """
+        with self._lock:
+            self._check_open()
+            if self._failure:
+                return
+            new = [name for name, _ in rows if name not in self._live.frames]
+            for name in new:
+                self._live.frame(name)
+            if new:
+                self._save()
+            with contextlib.suppress(OSError):  # the rows themselves will say that the disk is full
+                checkpoint.write(self.folder / "spool", rows, clock().monotonic_ns)
+
     @property
     def rows(self) -> dict[str, int]:
         """Rows appended so far, by frame."""
@@ -434,6 +454,7 @@ class RecordingWriter:
                 )
                 self._live.losses.clear()
             self.flush()
+            checkpoint.drop(self.folder / "spool")
         self._live.close_streams()
 
     def _seal(

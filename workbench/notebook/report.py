@@ -201,6 +201,7 @@ def _header(recording: RecordingView) -> dict[str, Any]:
         "status": getattr(recording, "status", None) or manifest_value(recording, "status"),
         "reason": manifest_value(recording, "reason") or None,
     }
+    facts["counts"] = getattr(recording, "counts_as_of", "") or None
     facts["never_hit"] = _never_hit(recording) or None
     facts["notes"] = "; ".join(map(str, manifest_value(recording, "notes", default={}).get("warnings", ()))) or None
     facts["lost_events"] = {frame: lost for frame, lost in losses.items() if lost}

@@ -15,7 +15,7 @@ from workbench.collectors.gpu.kernels import KernelNames
 from workbench.collectors.gpu.libraries import LIBRARIES, candidates
 from workbench.collectors.gpu.rows import Rows
 from workbench.collectors.gpu.signature import LAYERS
-from workbench.collectors.gpu.summary import append_summary
+from workbench.collectors.gpu.summary import append_counts, append_summary
 from workbench.collectors.modules import Module, Modules
 from workbench.collectors.stacks import COPY_BYTES, StackReader
 from workbench.errors import BadSpec, NotPermitted, TargetGone, UnknownSymbol, WorkbenchError
@@ -276,6 +276,11 @@ class GpuCollector:
             stacks = self._stacks.ids(records, pids, head["stack"], self._dtype.itemsize)
         self._sink.append("gpu_calls", self._rows.calls(head, stacks))
         return rows
+
+    def checkpoint(self, sink: Sink) -> None:
+        """Append what is counted in maps, as it is now."""
+        if self._hooks is not None:
+            append_counts(sink, self._hooks, self._rows, count=self.count)
 
     def detach(self) -> None:
         if self._hooks is not None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from workbench.collectors.gpu.hooks import Hooks
     from workbench.collectors.gpu.rows import Rows
 
-__all__ = ("append_summary",)
+__all__ = ("append_counts", "append_summary")
 
 
 def append_summary(
@@ -28,6 +28,18 @@ def append_summary(
 
     `stacks` has measured the programs where stacks were taken: what they cost depends on how deep they are.
     """
+    keys, values = append_counts(sink, hooks, rows, count=count)
+    what = "API call, counted (at the cost of a row: an upper bound)" if count else "API call, entry and return"
+    if stacks is not None:
+        what = "API call, entry and return without its stack"
+        sink.append("overhead", _stack_cost(stacks))
+    _overhead(sink, what, keys["cookie"].astype(np.int64), values["calls"].astype(np.int64).sum(axis=1))
+
+
+def append_counts(
+    sink: Sink, hooks: Hooks, rows: Rows, *, count: bool
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Append rows of `gpu_counts`, `gpu_memory` and `losses` as they are now; keys and values of the counts."""
     keys, values = hooks.loaded.maps["counts"].table()
     if len(keys):
         sink.append("gpu_counts", rows.counts(keys, values))
@@ -35,11 +47,7 @@ def append_summary(
     if len(live_keys):
         sink.append("gpu_memory", rows.memory(live_keys, live))
     _losses(sink, hooks, "gpu_counts" if count else "gpu_calls")
-    what = "API call, counted (at the cost of a row: an upper bound)" if count else "API call, entry and return"
-    if stacks is not None:
-        what = "API call, entry and return without its stack"
-        sink.append("overhead", _stack_cost(stacks))
-    _overhead(sink, what, keys["cookie"].astype(np.int64), values["calls"].astype(np.int64).sum(axis=1))
+    return keys, values
 
 
 def _losses(sink: Sink, hooks: Hooks, frame: str) -> None:

@@ -16,7 +16,7 @@ from workbench.collectors.uprobe.attachment import Attachment
 from workbench.collectors.uprobe.options import USAGE, Options
 from workbench.collectors.uprobe.plan import Plan, make_plan
 from workbench.collectors.uprobe.rows import Rows, record_dtype
-from workbench.collectors.uprobe.summary import append_summary
+from workbench.collectors.uprobe.summary import append_counts, append_summary
 from workbench.errors import TargetGone
 from workbench.kernel.maps import possible_cpus
 from workbench.kernel.ring import ColumnReader, RecordReader
@@ -256,6 +256,11 @@ class UprobeCollector:
             int(lost[name][()]) for name in ("lost_ring_full", "lost_map_full", "lost_nested")
         )
         return total
+
+    def checkpoint(self, sink: Sink) -> None:
+        """Append what is counted in maps, as it is now."""
+        if self._attachment is not None and self.plan is not None:
+            append_counts(sink, self.options, self.plan, self._attachment)
 
     def detach(self) -> None:
         if self._attachment is not None:

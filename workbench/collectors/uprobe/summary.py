@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from workbench.collectors.uprobe.options import Options
     from workbench.collectors.uprobe.plan import Plan
 
-__all__ = ("append_summary", "bucket_bounds")
+__all__ = ("append_counts", "append_summary", "bucket_bounds")
 
 PER_OCTAVE = 4
 
@@ -33,11 +33,19 @@ def bucket_bounds(bucket: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.i
 
 def append_summary(sink: Sink, options: Options, plan: Plan, attachment: Attachment) -> None:
     """Append rows of `probe_counts`, `probe_latencies`, `losses` and `overhead`."""
+    hits, returns = append_counts(sink, options, plan, attachment)
+    _overhead(sink, options, plan, hits if options.entries else returns)
+
+
+def append_counts(
+    sink: Sink, options: Options, plan: Plan, attachment: Attachment
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Append rows of `probe_counts`, `probe_latencies` and `losses` as they are now; hits and returns by site."""
     hits, returns = _counts(sink, options, plan, attachment)
     if options.latency:
         _latencies(sink, options, plan, attachment)
     _losses(sink, options, attachment, hits, returns)
-    _overhead(sink, options, plan, hits if options.entries else returns)
+    return hits, returns
 
 
 def _names(options: Options, plan: Plan, sites: NDArray[Any]) -> dict[str, Any]:
