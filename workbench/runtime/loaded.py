@@ -18,6 +18,7 @@ from workbench.runtime.helpers.streams import needed_rings
 from workbench.runtime.inventory import Note, announce
 from workbench.runtime.link_notes import announce_link
 from workbench.runtime.maps import current_run
+from workbench.runtime.maps.holding import Holding
 from workbench.runtime.program import Links, Program
 from workbench.runtime.sharing import enter_process, enter_space, leave_process, leave_space
 from workbench.runtime.verify import linked_for_user_space, refuse_missing_helpers
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 __all__ = ("Loaded", "load")
 
 _PROGRAM_ARRAY, _RING_BUFFER = 3, 27
-_BY_NAME = 1  # LIBBPF_PIN_BY_NAME
 
 
 class Loaded:
@@ -73,9 +73,10 @@ class Loaded:
         self._processes: dict[int, Process] = {}
         self._notes: list[Note] = []
         self._closed = False
-        self.all_maps: list[Map] = [space.create(one, linked.btf) for one in linked.maps]
+        self._holding = Holding(space)
+        self.all_maps: list[Map] = [self._holding.create(one, linked.btf) for one in linked.maps]
         # Rings of the helpers' own, opened in every target as well: printed lines, timers.
-        self._extra: list[Map] = [space.create(one) for one in needed_rings(linked)]
+        self._extra: list[Map] = [self._holding.create(one) for one in needed_rings(linked)]
         self._timers: Timers | None = None
         self._lines: Lines | None = None
         self.maps: dict[str, Map] = {}
@@ -416,10 +417,7 @@ class Loaded:
         for note in self._notes:
             note.close()
         self.globals.clear()
-        shapes = (*self.linked.maps, *needed_rings(self.linked))
-        for shape, one in zip(shapes, (*self.all_maps, *self._extra), strict=True):
-            if shape.pinning != _BY_NAME or self.space.temporary:
-                self.space.drop(one)
+        self._holding.close()
         for program in self.programs.values():
             program.close()
         leave_space(self.space)

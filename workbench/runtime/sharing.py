@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from workbench.errors import MissingCapability, WorkbenchError
 from workbench.runtime.maps import Space, collect
+from workbench.runtime.maps.holding import sweep
 
 if TYPE_CHECKING:
     from workbench.runtime.attach import Process
@@ -77,7 +78,11 @@ def enter_space(name: str | None) -> Space:
     with _lock:
         _collect_once()
         if name not in _spaces:
-            _spaces[name] = _Counted(Space(name))
+            made = Space(name)
+            _spaces[name] = _Counted(made)
+            if name is not None:
+                with contextlib.suppress(WorkbenchError, OSError):
+                    sweep(made.path)
         one = _spaces[name]
         one.holders += 1
         assert isinstance(one.what, Space)

@@ -21,15 +21,18 @@ def execute(arguments: argparse.Namespace) -> int:
     """Restore processes first, then remove memory; exits with 1 when a process could not be restored."""
     from workbench.runtime.attach import collect as collect_hooks
     from workbench.runtime.maps import collect as collect_spaces
+    from workbench.runtime.maps.holding import sweep_all
 
     processes = collect_hooks()
     removed = collect_spaces(named=arguments.named)
+    maps = sweep_all()
     if arguments.json:
         print(
             json.dumps(
                 {
                     "processes": [asdict(one) for one in processes],
                     "namespaces": [one.to_json() for one in removed],
+                    "maps": maps,
                 }
             )
         )
@@ -39,6 +42,9 @@ def execute(arguments: argparse.Namespace) -> int:
             print(f"process {process.pid}: {what}")
         for space in removed:
             print(f"namespace {space.name}: {space.bytes:,} bytes freed")
-        if not processes and not removed:
+        for name, dropped in maps.items():
+            count = len(dropped)
+            print(f"namespace {name}: {count} map{'s' * (count != 1)} of dead processes freed")
+        if not processes and not removed and not maps:
             print("nothing to collect")
     return 1 if any(one.problem for one in processes) else 0

@@ -67,7 +67,7 @@ def root() -> Path:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Creating and removing namespaces and maps, one process at a time."""
     fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -167,7 +167,7 @@ class Space:
         self.name = name
         self.path = base / name
         self._pid = os.getpid()
-        with _locked(base):
+        with locked(base):
             self.path.mkdir(mode=0o700, exist_ok=True)
             self._fd = os.open(
                 self.path / _PARTICIPANTS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
@@ -217,7 +217,7 @@ class Space:
     def remove(self) -> None:
         """Close, and take the namespace out of the file system. Processes that have it open keep what they have."""
         self.close()
-        with _locked(self.path.parent):
+        with locked(self.path.parent):
             shutil.rmtree(self.path, ignore_errors=True)
 
     # --- maps -------------------------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ class Space:
             self._dtype(linked.key_type, linked.key_size, btf),
             self._dtype(linked.value_type, linked.value_size, btf),
         )
-        with _locked(self.path):
+        with locked(self.path):
             path = self._path(name)
             if path.exists():
                 if linked.pinning != 1:
@@ -472,7 +472,7 @@ def collect(*, named: bool = False) -> list[SpaceInfo]:
     """
     removed = []
     base = root()
-    with _locked(base):
+    with locked(base):
         for info in spaces():
             unused = not info.pids and not _open_elsewhere(info.path)
             if info.leaked or (named and unused):
