@@ -20,11 +20,9 @@ import struct
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from workbench.errors import WorkbenchError
-from workbench.runtime.jit import background
 from workbench.runtime.jit.probe_code import OPTIMISED, ProbeCode
 
 if TYPE_CHECKING:
@@ -128,16 +126,14 @@ class Tiers:
         tier = getattr(blob, "tier", "")
         self.placed[key] = Placed(program, record, door, tier, [(at + len(doors), blob)])
         if isinstance(program, ProbeCode):
-            self._watch(program, tier)
+            self._watch(program, blob, tier)
         return entry
 
-    def _watch(self, program: ProbeCode, tier: str) -> None:
+    def _watch(self, program: ProbeCode, blob: Program, tier: str) -> None:
         program.runs(self._room.memory.pid, tier)
         if tier != OPTIMISED:
-            program.listen(self, self.improved)
+            program.listen(self, self.improved, blob)
             program.improve(after=self._lock)
-            if program.tier == OPTIMISED:  # since the code was chosen
-                background.submit(partial(self.improved, program))
 
     def improved(self, program: ProbeCode) -> None:
         """Optimised code of a program is ready: swap it in, wherever quick code of it runs. From any thread."""
@@ -177,9 +173,7 @@ class Tiers:
             if mine.door:
                 now = self._room.memory.read(mine.record, 1)[0]
                 mine.tier = OPTIMISED if now == mine.door & 0xFF else "quick"
-            self._watch(mine.program, mine.tier)
-            if mine.program.tier == OPTIMISED:
-                self.improved(mine.program)
+            self._watch(mine.program, mine.codes[0][1], mine.tier)
 
     def codes(self) -> list[tuple[int, Program]]:
         """Every piece of code in the process, and the address of its first byte; threads may be in any of them."""

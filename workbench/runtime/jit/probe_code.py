@@ -69,7 +69,7 @@ class ProbeCode:
         self.changed: Callable[[], None] | None = None
         self._listeners: dict[int, Callable[[ProbeCode], None]] = {}
         self._condition = threading.Condition(_lock)
-        self._submitted_by = 0
+        self._submitted_by = self._late = 0
         self._done = self._closed = False
         self._error: WorkbenchError | None = None
         background.busy()
@@ -146,10 +146,22 @@ class ProbeCode:
             self._done = True
             self._condition.notify_all()
 
-    def listen(self, owner: object, tell: Callable[[ProbeCode], None]) -> None:
-        """Call `tell` with this object, in the compiler's thread, when `blob` has got better."""
+    def listen(
+        self, owner: object, tell: Callable[[ProbeCode], None], has: object = None
+    ) -> None:
+        """Call `tell` with this object, in the compiler's thread, when `blob` got better, or is better than `has`."""
         with _lock:
             self._listeners[id(owner)] = tell
+            late = has is not None and has is not self.blob
+            self._late += late
+        if late:
+            background.submit(lambda: self._tell_late(tell))
+
+    def _tell_late(self, tell: Callable[[ProbeCode], None]) -> None:
+        tell(self)
+        with _lock:
+            self._late -= 1
+            self._condition.notify_all()
 
     def forget(self, owner: object) -> None:
         """Do not call it any more; harmless twice."""
@@ -179,7 +191,9 @@ class ProbeCode:
         """
         self.improve()
         with self._condition:
-            done = self._condition.wait_for(lambda: self._done or self._closed, timeout)
+            done = self._condition.wait_for(
+                lambda: (self._done and not self._late) or self._closed, timeout
+            )
         if self._error is not None:
             raise self._error
         if not done or not self._done:

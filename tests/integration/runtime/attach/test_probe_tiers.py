@@ -251,6 +251,7 @@ def test_code_from_the_cache_is_optimised_from_the_start(
     assert not compiler.begun
 
 
+@pytest.mark.needs("sigtrap breakpoint")
 def test_every_kind_of_program_is_replaced(
     obj: BpfObject, target: Target, compiler: Compiler
 ) -> None:
@@ -354,12 +355,14 @@ def test_a_child_that_is_found_later_gets_it(
         loaded.attach("called", "libc:abs")
         process = loaded._process(target.pid)
         with monkeypatch.context() as patched:
-            patched.setattr(process.family, "look", list)
+            with process.lock:  # nobody looks now
+                patched.setattr(process.family, "look", list)
             child = int(target.ask("fork"))
             compiler.go.set()
             loaded.programs["called"].wait(300)
-        assert loaded.programs["called"].tiers == {target.pid: "optimised"}
+            assert loaded.programs["called"].tiers == {target.pid: "optimised"}
         process.look()
+        loaded.programs["called"].wait(300)
         one = _placed(loaded, target.pid, "called")
         assert loaded.programs["called"].tiers == {target.pid: "optimised", child: "optimised"}
         assert _entry(child, one) == one.door
