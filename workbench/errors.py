@@ -12,6 +12,7 @@ __all__ = (
     "BadSpec",
     "CompileFailed",
     "DamagedRecording",
+    "GuestFailed",
     "MissingCapability",
     "MissingFrame",
     "NewerRecording",
@@ -163,3 +164,22 @@ class RunFailed(WorkbenchError):
     """An experiment, a notebook or a command under observation failed."""
 
     code = "run-failed"
+
+
+class GuestFailed(RunFailed):
+    """A guest of the lab did not boot, panicked, or no longer answers.
+
+    Attributes
+    ----------
+    console : str
+        What its kernel wrote, the last part.
+    panicked : bool
+        Its kernel gave up: booting again may help.
+    """
+
+    code = "guest-failed"
+
+    def __init__(self, message: str, hint: str = "", *, console: str = "", panicked: bool = False) -> None:
+        super().__init__(message, hint)
+        self.console = console
+        self.panicked = panicked

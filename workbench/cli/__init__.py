@@ -27,6 +27,7 @@ VERBS = {
     "run": "run an experiment: a notebook with parameters, live or replayed",
     "reproduce": "re-execute every notebook of a paper and check its claims",
     "bpf": "programs of the userspace runtime: disassemble, run, test against the kernel",
+    "lab": "disposable guests with a kernel that has sched_ext: prepare, run, shell, status",
     "bench": "measure the workbench itself against its peers",
     "demo": "record a database and draw it: the tour, in one command",
 }
@@ -77,12 +78,12 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 
 def _arguments(words: list[str]) -> Any:
     command: list[str] = []
-    if "--" in words and _verb(words) == "record":  # its command's own options are left alone
+    if "--" in words and _verb(words) in ("record", "lab"):  # its command's own options are left alone
         at = words.index("--")
         words, command = words[:at], words[at + 1 :]
     arguments = _parser(words).parse_args(words)
     if command:
-        arguments.command = [*arguments.command, *command]
+        arguments.command = [*getattr(arguments, "command", ()), *command]
     return arguments
 
 
