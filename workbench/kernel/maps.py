@@ -85,8 +85,18 @@ class Map(MutableMapping[Any, Any]):
         return np.ascontiguousarray(slots).view(self.value_dtype)[:, :, 0]
 
     def __getitem__(self, key: Any) -> Any:
+        return self.lookup(key)
+
+    def lookup(self, key: Any, flags: int = 0) -> Any:
+        """The value of `key`; KeyError when it is not there. With BPF_F_LOCK (4) it is read under its own lock.
+
+        Raises
+        ------
+        MissingCapability, RunFailed
+            The kernel's refusal.
+        """
         raw = ctypes.create_string_buffer(max(self._slot * self._cpus, 1))
-        result = self._lib.bpf_map_lookup_elem_flags(self.fd, self._key(key), raw, 0)
+        result = self._lib.bpf_map_lookup_elem_flags(self.fd, self._key(key), raw, flags)
         if result == -errno.ENOENT:
             raise KeyError(key)
         if result:
@@ -117,18 +127,26 @@ class Map(MutableMapping[Any, Any]):
         return stack
 
     def __setitem__(self, key: Any, value: Any) -> None:
+        self.update(key, value)
+
+    def update(self, key: Any = (), value: Any = None, flags: int = 0) -> None:  # type: ignore[override]
+        """Set one entry with BPF_ANY (0), BPF_NOEXIST (1) or BPF_EXIST (2), | BPF_F_LOCK (4); or all of a mapping."""
+        if value is None:
+            super().update(key)
+            return
+        result = self._lib.bpf_map_update_elem(self.fd, self._key(key), self._raw(value), flags)
+        if result:
+            raise errno_error(f"update of map {self.name!r}", result)
+
+    def _raw(self, value: Any) -> bytes:
         if self.kind in _PER_CPU:
             slots = np.zeros((self._cpus, self._slot), "u1")
             values = np.broadcast_to(np.asarray(value, self.value_dtype), (self._cpus,))
             slots[:, : self.value_dtype.itemsize] = (
                 np.ascontiguousarray(values).view("u1").reshape(self._cpus, -1)
             )
-            raw = slots.tobytes()
-        else:
-            raw = np.asarray(value, dtype=self.value_dtype).tobytes()
-        result = self._lib.bpf_map_update_elem(self.fd, self._key(key), raw, 0)
-        if result:
-            raise errno_error(f"update of map {self.name!r}", result)
+            return slots.tobytes()
+        return np.asarray(value, dtype=self.value_dtype).tobytes()
 
     def __delitem__(self, key: Any) -> None:
         result = self._lib.bpf_map_delete_elem(self.fd, self._key(key))
@@ -152,11 +170,14 @@ class Map(MutableMapping[Any, Any]):
         keys : array, shape (n,), the key dtype
         values : array, shape (n,) or, per CPU, (n, possible CPUs), the value dtype
         """
+        parts = list(self.batches(min(max(self.max_entries, 1), _BATCH)))
+        if not parts:
+            return np.zeros(0, self.key_dtype), self._values(np.zeros(0, "u1"), 0)
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+    def batches(self, room: int = 4096) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """Every entry, up to `room` at a time, more where a bucket has more: (keys, values) as `table()` gives them."""
         key_size, value_size = self.key_dtype.itemsize, self._slot * self._cpus
-        keys: list[bytes] = []
-        values: list[bytes] = []
-        total = 0
-        room = min(max(self.max_entries, 1), _BATCH)
         position = ctypes.create_string_buffer(max(key_size, 8))
         started = False
         while True:
@@ -175,17 +196,18 @@ class Map(MutableMapping[Any, Any]):
                     -errno.EINVAL,
                     -errno.ENOTSUPP if hasattr(errno, "ENOTSUPP") else -524,
                 ):
-                    return self._table_by_key()
+                    yield self._table_by_key()
+                    return
                 raise errno_error(f"batch lookup in map {self.name!r}", result)
-            got = count.value
-            keys.append(key_buffer.raw[: got * key_size])
-            values.append(value_buffer.raw[: got * value_size])
-            total += got
+            if got := count.value:
+                raw = np.frombuffer(value_buffer.raw[: got * value_size], "u1")
+                yield (
+                    np.frombuffer(key_buffer.raw[: got * key_size], self.key_dtype, got),
+                    self._values(raw, got),
+                )
             started = True
             if result == -errno.ENOENT:
-                break
-        raw = np.frombuffer(b"".join(values), "u1")
-        return np.frombuffer(b"".join(keys), self.key_dtype, total), self._values(raw, total)
+                return
 
     def _table_by_key(self) -> tuple[NDArray[Any], NDArray[Any]]:
         keys, values = [], []
@@ -214,6 +236,20 @@ class Map(MutableMapping[Any, Any]):
         ):
             for key, value in zip(keys, values, strict=True):
                 self[key] = value
+
+    def delete_many(self, keys: Any) -> None:
+        """Delete many entries; those before an absent one are deleted (BPF_MAP_DELETE_BATCH)."""
+        packed = np.ascontiguousarray(keys, self.key_dtype)
+        if not len(packed):
+            return
+        count = ctypes.c_uint32(len(packed))
+        result = self._lib.bpf_map_delete_batch(
+            ctypes.c_int(self.fd), ctypes.c_void_p(packed.ctypes.data), ctypes.byref(count), None
+        )
+        if result == -errno.ENOENT:
+            raise KeyError(packed[count.value])
+        if result:
+            raise errno_error(f"delete {count.value} of {len(packed)} in map {self.name!r}", result)
 
     def push(self, value: Any) -> None:
         """Add an element to a queue or stack map."""

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "runtime/hash.h"
 #include "runtime/maps.h"
 #include "runtime/runtime.h"
 #include "runtime/space.h"
@@ -45,12 +46,39 @@ WB_EXPORT int64_t wb_run_free(struct wb_run *run) {
     return error;
 }
 
-/* Up to `room` entries after the key in `position` (`started`), packed. Returns how many; *done when there are no more.
- * Entries may come and go meanwhile. */
+/* The same bucket by bucket: `position` is the next one's number. -ENOSPC: it has more entries than `room`. */
+static int64_t hash_entries(struct wb_run *run, struct wb_map *map, int started, uint8_t *position, uint8_t *keys,
+                            uint8_t *values, uint64_t value_bytes, int64_t room, int *done) {
+    uint64_t bucket = 0;
+    int64_t count = 0, got = 0;
+    if (started)
+        memcpy(&bucket, position, sizeof bucket);
+    while (got >= 0 && bucket <= map->mask) {
+        if (run->busy || !wb_begin(run))
+            return -EBUSY;
+        run->busy = 1;
+        for (int turn = 0; turn < 64 && got >= 0 && bucket <= map->mask; turn++, bucket += got >= 0) {
+            got = wb_hash_bucket(run, map, bucket, keys + count * map->key_size, values + count * value_bytes,
+                                 value_bytes, room - count);
+            count += got > 0 ? got : 0;
+        }
+        run->busy = 0;
+        wb_end(run);
+    }
+    *done = got >= 0;
+    memcpy(position, &bucket, sizeof bucket);
+    return got < 0 && (got != -ENOSPC || !count) ? got : count;
+}
+
+/* Up to `room` entries after those that led to `position` (`started`; 8 bytes at least, or a key), packed. Returns how
+ * many; *done when there are no more. Entries may come and go meanwhile. */
 WB_EXPORT int64_t wb_map_entries(struct wb_run *run, struct wb_map *map, int started, uint8_t *position, uint8_t *keys,
                                  uint8_t *values, uint64_t value_bytes, int64_t room, int *done) {
     int64_t count = 0;
     *done = 0;
+    if (map->type == 1 || map->type == 5 || map->type == 9 || map->type == 10)
+        return map->flags & 16 ? -EPERM /* BPF_F_WRONLY */
+                               : hash_entries(run, map, started, position, keys, values, value_bytes, room, done);
     while (count < room) {
         uint8_t *key = keys + count * map->key_size;
         int64_t error = wb_map_next_key(run, map, started ? position : 0, key);

@@ -122,21 +122,45 @@ static void *percpu_lookup_cpu(struct wb_run *run, struct wb_map *map, const voi
 
 static int64_t check(const struct wb_map *map, const void *key, uint64_t flags)
 {
-    if (flags > WB_EXIST) /* BPF_F_LOCK needs a value with a spin lock */
+    if (flags > WB_EXIST)
         return -EINVAL;
     if (index_of(key) >= map->max_entries)
         return -E2BIG;
     return flags == WB_NOEXIST ? -EEXIST : 0;
 }
 
+/* A value without its lock. */
+static void copy_around(uint8_t *to, const uint8_t *from, uint32_t size, uint32_t lock)
+{
+    wb_copy(to, from, lock - 1);
+    wb_copy(to + lock + 3, from + lock + 3, size - lock - 3);
+}
+
+/* Whether BPF_F_LOCK is among the flags where values have no lock. */
+static bool lockless(const struct wb_map *map, uint64_t flags)
+{
+    return flags & WB_F_LOCK && !wb_lock_offset(map);
+}
+
 static int64_t array_update(struct wb_run *run, struct wb_map *map, const void *key, const void *value, uint64_t flags)
 {
-    (void)run;
-    int64_t error = check(map, key, flags);
+    int64_t error = lockless(map, flags) ? -EINVAL : check(map, key, flags & ~(uint64_t)WB_F_LOCK);
 
-    if (!error)
-        wb_copy(element(map, index_of(key), 0), value, map->value_size);
-    return error;
+    if (error)
+        return error;
+    uint8_t *at = element(map, index_of(key), 0);
+    const uint32_t lock = wb_lock_offset(map);
+
+    if (!lock) {
+        wb_copy(at, value, map->value_size);
+        return 0;
+    }
+    if (flags & WB_F_LOCK)
+        wb_spin_acquire(run, (uint32_t *)(at + lock - 1));
+    copy_around(at, value, map->value_size, lock);
+    if (flags & WB_F_LOCK)
+        wb_spin_release(run, (uint32_t *)(at + lock - 1));
+    return 0;
 }
 
 static int64_t percpu_update(struct wb_run *run, struct wb_map *map, const void *key, const void *value,
@@ -157,12 +181,23 @@ static int64_t array_erase(struct wb_run *run, struct wb_map *map, const void *k
 
 static int64_t array_read(struct wb_run *run, struct wb_map *map, const void *key, void *value, uint64_t flags)
 {
-    (void)run;
-    if (flags)
+    if (flags & ~(uint64_t)WB_F_LOCK || lockless(map, flags))
         return -EINVAL;
     if (index_of(key) >= map->max_entries)
         return -ENOENT;
-    wb_copy(value, element(map, index_of(key), 0), map->value_size);
+    uint8_t *at = element(map, index_of(key), 0);
+    const uint32_t lock = wb_lock_offset(map);
+
+    if (!lock) {
+        wb_copy(value, at, map->value_size);
+        return 0;
+    }
+    if (flags)
+        wb_spin_acquire(run, (uint32_t *)(at + lock - 1));
+    copy_around(value, at, map->value_size, lock);
+    wb_clear((uint8_t *)value + lock - 1, 4);
+    if (flags)
+        wb_spin_release(run, (uint32_t *)(at + lock - 1));
     return 0;
 }
 

@@ -8,6 +8,7 @@
 
 #define NOEXIST 1u
 #define EXIST 2u
+#define F_LOCK 4ull
 
 /* --- reading ------------------------------------------------------------------------------------------------------- */
 
@@ -119,8 +120,11 @@ static int64_t wait_for_slots(struct wb_run *run, struct wb_map *map, struct wb_
 INLINE int64_t put(struct wb_run *run, struct wb_map *map, const void *key, const void *value,
                           uint64_t flags, bool percpu, bool all) {
     struct wb_block *mine;
-    if (__builtin_expect(flags > EXIST, 0)) /* BPF_F_LOCK among them */
-        return -EINVAL;
+    bool locking = flags & F_LOCK;
+    if (__builtin_expect(flags > EXIST, 0)) {
+        if ((flags &= ~F_LOCK) > EXIST || map->type != 1 || !wb_lock_offset(map))
+            return -EINVAL;
+    }
     uint64_t hash = wb_key_hash(map, key);
     if (percpu) {
         wb_hold(run);
@@ -162,6 +166,11 @@ INLINE int64_t put(struct wb_run *run, struct wb_map *map, const void *key, cons
             unlock(mine, &place);
             break;
         }
+        if (__builtin_expect(old && locking, 0)) {
+            error = wb_block_copy(run, map, mine, old, value);
+            unlock(mine, &place);
+            break;
+        }
         if (__builtin_expect(none, 0)) {
             /* Others may hold this value as well: in place only where no waiting would help. */
             bool copy = old && ((mine->since && mine->since >= mine->queue.count) || run->flags & WB_RUN_FENCE);
@@ -187,8 +196,12 @@ INLINE int64_t put(struct wb_run *run, struct wb_map *map, const void *key, cons
         wb_move(wb_slot_key(slot), key, map->key_size);
         if (percpu)
             fill_percpu(map, index, value, cpu_of(run, map), all, true);
-        else
+        else {
             wb_move((uint8_t *)slot + wb_value_at(map), value, map->value_size);
+            uint32_t *spin = wb_lock_of(map, (uint8_t *)slot + wb_value_at(map));
+            if (__builtin_expect(spin != 0, 0))
+                WB_PUT(spin, 0);
+        }
         slot->used = 0;
         WB_PUT(&slot->next, old ? WB_PEEK(&wb_slot(map, old)->next) : open_way(&place, hash));
         commit(run, map, mine, &place, index, index, old, mine->queue.credits - !old, 0);

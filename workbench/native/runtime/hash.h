@@ -28,6 +28,7 @@
 #define WB_HASH_H
 
 #include "maps.h"
+#include "types.h"
 
 #include <errno.h>
 
@@ -295,6 +296,8 @@ int64_t wb_hash_lock(struct wb_run *run, struct wb_map *map, struct wb_block *mi
 void wb_hash_copy_out(struct wb_map *map, uint32_t slot, uint8_t *value);
 int64_t wb_hash_read(struct wb_run *run, struct wb_map *map, const void *key, void *value, uint64_t flags);
 int64_t wb_hash_next(struct wb_run *run, struct wb_map *map, const void *key, void *next);
+int64_t wb_hash_bucket(struct wb_run *run, struct wb_map *map, uint64_t number, uint8_t *keys, uint8_t *values,
+                       uint64_t value_bytes, int64_t room);
 int64_t wb_hash_each(struct wb_run *run, struct wb_map *map, wb_callback callback, void *ctx, uint64_t flags);
 
 #endif

@@ -253,8 +253,8 @@ int64_t wb_block_slots(struct wb_run *run, struct wb_map *map, struct wb_block *
     }
 }
 
-/* No slot is free, because programs run very long and hold what was replaced: the bucket's owner writes the value where
- * it is. A kill leaves the old value or, from the log, the new. System calls read one or the other; a program that looks
+/* No slot is free, because programs run very long and hold what was replaced, or BPF_F_LOCK: the bucket's owner writes the
+ * value where it is, with the value's own lock where it has one, whose word is copied onto itself. A kill leaves the old value or, from the log, the new. System calls read one or the other; a program that looks
  * at this moment may see some of both. */
 int64_t wb_block_copy(struct wb_run *run, struct wb_map *map, struct wb_block *mine, uint32_t slot,
                       const void *value) {
@@ -268,13 +268,20 @@ int64_t wb_block_copy(struct wb_run *run, struct wb_map *map, struct wb_block *m
         if (!wb_wait(&turn))
             return -EBUSY;
     }
+    uint32_t *lock = wb_lock_of(map, wb_slot_value(map, slot, 0));
     wb_move(wb_slot_value(map, wb_slots(map), 0), value, map->value_size);
+    if (lock) {
+        wb_spin_acquire(run, lock);
+        WB_PUT(lock + (wb_slot_value(map, wb_slots(map), 0) - wb_slot_value(map, slot, 0)) / 4, WB_PEEK(lock));
+    }
     mine->link_slot = slot;
     __atomic_fetch_add(&wb_header(map)->copies, 1, __ATOMIC_SEQ_CST);
     WB_STORE(&mine->armed, 4);
     copy_from_log(map, slot);
     WB_STORE(&mine->word, WB_NO_WORD);
     WB_STORE(&mine->armed, 0);
+    if (lock)
+        wb_spin_release(run, lock);
     WB_STORE(log, 0);
     return 0;
 }

@@ -208,7 +208,7 @@ INLINE bool replace(struct wb_run *run, struct wb_map *map, const void *key, con
     struct wb_block *mine = wb_block(map, run->owner);
     uint64_t hash = wb_key_hash(map, key);
     if (__builtin_expect(flags == 1 || flags > 2 || !run->self || mine->generation != run->self->generation ||
-                             mine->state,
+                             mine->state || !mine->bias,
                          0))
         return false;
     uint32_t taken = WB_PEEK(&mine->queue.head), tail = WB_PEEK(&mine->queue.tail);

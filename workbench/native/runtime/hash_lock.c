@@ -66,6 +66,8 @@ static bool nobody_else_busy(struct wb_run *run, struct wb_map *map, const struc
 static bool take(struct wb_run *run, struct wb_map *map, struct wb_block *mine) {
     struct wb_hash_header *header = wb_header(map);
     uint32_t losses = WB_PEEK(&header->revocations), others = 0;
+    if (wb_lock_offset(map)) /* replace() copies locks as any other byte */
+        return false;
     if (++mine->operations % (STREAK << (losses < DOUBLINGS ? losses : DOUBLINGS)) || run->flags & WB_RUN_FENCE)
         return false;
     uint32_t highest = WB_LOAD(&wb_shared(map->space)->highest);
@@ -81,6 +83,7 @@ static bool take(struct wb_run *run, struct wb_map *map, struct wb_block *mine) 
         return false;
     if (!wb_barrier(run) || !nobody_else_busy(run, map, mine)) {
         wb_exchange(&header->bias, bias | PENDING, WB_BIAS_NONE);
+        WB_PUT(&header->revocations, losses + 1); /* somebody is at work, however seldom: not again so soon */
         return false;
     }
     WB_STORE(&mine->bias, bias);

@@ -4,6 +4,9 @@
 void wb_hash_copy_out(struct wb_map *map, uint32_t slot, uint8_t *value) {
     if (!wb_is_percpu(map)) {
         wb_move(value, wb_slot_value(map, slot, 0), map->value_size);
+        uint32_t lock = wb_lock_offset(map);
+        if (__builtin_expect(lock, 0))
+            wb_wipe(value + lock - 1, 4);
         return;
     }
     for (uint32_t i = 0; i < map->cpus; i++)
@@ -11,7 +14,7 @@ void wb_hash_copy_out(struct wb_map *map, uint32_t slot, uint8_t *value) {
 }
 
 int64_t wb_hash_read(struct wb_run *run, struct wb_map *map, const void *key, void *value, uint64_t flags) {
-    if (flags)
+    if (flags & ~4ull || (flags && (map->type != 1 || !wb_lock_offset(map)))) /* BPF_F_LOCK */
         return -EINVAL;
     wb_hold(run);
     struct wb_hash_header *header = wb_header(map);
@@ -21,7 +24,12 @@ int64_t wb_hash_read(struct wb_run *run, struct wb_map *map, const void *key, vo
         if (!slot)
             return -ENOENT;
         if (__builtin_expect(!writer, 1)) {
+            uint32_t *lock = flags ? wb_lock_of(map, wb_slot_value(map, slot, 0)) : 0;
+            if (lock)
+                wb_spin_acquire(run, lock);
             wb_hash_copy_out(map, slot, value);
+            if (lock)
+                wb_spin_release(run, lock);
             __atomic_thread_fence(__ATOMIC_ACQUIRE);
             if (__builtin_expect(WB_PEEK(&header->copies) == copies, 1))
                 return 0;
@@ -83,6 +91,35 @@ int64_t wb_hash_next(struct wb_run *run, struct wb_map *map, const void *key, vo
         return -ENOENT;
     wb_move(next, wb_slot_key(wb_slot(map, slot)), map->key_size);
     return 0;
+}
+
+/* Every entry of one bucket, packed: how many, or -ENOSPC where `room` is less. As the kernel's batches, which go on with
+ * a bucket, so that it does not matter which entries come and go meanwhile. */
+int64_t wb_hash_bucket(struct wb_run *run, struct wb_map *map, uint64_t number, uint8_t *keys, uint8_t *values,
+                       uint64_t value_bytes, int64_t room) {
+    const struct wb_bucket *bucket = wb_bucket(map, number);
+    int64_t count = 0;
+    wb_hold(run);
+    for (uint32_t way = 0; way < WB_WAYS; way++) {
+        uint64_t word = WB_LOAD(&bucket->way[way]);
+        for (uint32_t left = wb_slots(map); left; left--) {
+            uint32_t index = WB_WORD_SLOT(word);
+            if (!index || index >= wb_slots(map))
+                break;
+            if (count == room)
+                return -ENOSPC;
+            uint8_t *key = keys + count * map->key_size;
+            wb_move(key, wb_slot_key(wb_slot(map, index)), map->key_size);
+            int64_t error = wb_hash_read(run, map, key, values + count * value_bytes, 0);
+            if (error && error != -ENOENT)
+                return error;
+            count += !error;
+            if (way < WB_WAYS - 1)
+                break;
+            word = WB_LOAD(&wb_slot(map, index)->next);
+        }
+    }
+    return count;
 }
 
 int64_t wb_hash_each(struct wb_run *run, struct wb_map *map, wb_callback callback, void *ctx, uint64_t flags) {

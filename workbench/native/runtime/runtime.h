@@ -53,6 +53,8 @@ struct wb_segment {
     uint64_t length;   /* bytes of the whole segment */
     uint64_t offset;   /* of the type's own data, a multiple of 64 (of the page size for mappable arrays and rings) */
     char name[64];
+    uint32_t spin_lock; /* where a value has its struct bpf_spin_lock, + 1; 0 = it has none */
+    uint32_t unused;
 };
 #define WB_SEGMENT_MAGIC 0x31676573706d6277ull
 #define WB_SEGMENT_VERSION 2

@@ -47,6 +47,18 @@ WB_LATER int64_t wb_storage_delete(struct wb_run *run, struct wb_map *map);
 void wb_spin_acquire(struct wb_run *run, uint32_t *lock);
 void wb_spin_release(struct wb_run *run, uint32_t *lock);
 
+/* Offset of the lock in the values of a map, + 1; 0 = none. Whoever can write the segment can change it at any time. */
+static inline uint32_t wb_lock_offset(const struct wb_map *map) {
+    uint32_t at = __atomic_load_n(&((const struct wb_segment *)map->segment)->spin_lock, __ATOMIC_RELAXED);
+    return at && (at - 1) % 4 == 0 && map->value_size >= 4 && at - 1 <= map->value_size - 4 ? at : 0;
+}
+
+/* The lock of a value; NULL = values have none. What leaves the map has 0 there, what enters does not change it. */
+static inline uint32_t *wb_lock_of(const struct wb_map *map, void *value) {
+    uint32_t at = wb_lock_offset(map);
+    return at ? (uint32_t *)((uint8_t *)value + at - 1) : (uint32_t *)0;
+}
+
 /* --- dynptrs ---------------------------------------------------------------------------------------------------------- */
 
 /* What a struct bpf_dynptr holds, in the kernel's layout: size in 24 bits, type in bits 28-30, bit 31 = read only. */

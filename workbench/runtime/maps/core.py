@@ -41,6 +41,8 @@ class CSegment(ctypes.Structure):
         ("length", ctypes.c_uint64),
         ("offset", ctypes.c_uint64),
         ("name", ctypes.c_char * 64),
+        ("spin_lock", ctypes.c_uint32),
+        ("unused", ctypes.c_uint32),
     )
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-__all__ = ("from_json", "to_json")
+from workbench.objects.btf import STRUCT
+
+if TYPE_CHECKING:
+    from workbench.objects.btf import Btf
+
+__all__ = ("from_json", "lock_offset", "to_json")
 
 _DEPTH = 32
 
@@ -56,3 +61,14 @@ def from_json(value: Any, depth: int = 0) -> np.dtype[Any]:
     if dtype.hasobject:
         raise ValueError("not a layout: holds objects")
     return dtype
+
+
+def lock_offset(btf: Btf, number: int) -> int:
+    """Where the structure `number` has its `struct bpf_spin_lock`, -1 without one (kernel/bpf/btf.c btf_find_field)."""
+    one = btf.resolve(number)
+    if one.kind == STRUCT:
+        for member in one.members:
+            inner = btf.resolve(member.type)
+            if inner.kind == STRUCT and inner.name == "bpf_spin_lock":
+                return member.offset // 8
+    return -1

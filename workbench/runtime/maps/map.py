@@ -237,8 +237,12 @@ class Map(MutableMapping[Any, Any]):
     # --- in bulk ----------------------------------------------------------------------------------------------------
 
     def batches(self, room: int = _BATCH) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        """Every entry, up to `room` at a time: (keys, values) as `table()` gives them."""
-        position = ctypes.create_string_buffer(max(self._key_bytes, 1))
+        """Every entry, up to `room` at a time, more where a bucket has more: (keys, values) as `table()` gives them.
+
+        Hash maps go on with the next bucket, as the kernel's batches: entries that stay come once, whatever is deleted
+        meanwhile. Other types go on after the last key.
+        """
+        position = ctypes.create_string_buffer(max(self._key_bytes, 8))
         keys = ctypes.create_string_buffer(max(room * self._key_bytes, 1))
         values = ctypes.create_string_buffer(max(room * self._value_bytes, 1))
         done, started = ctypes.c_int(0), 0
@@ -247,6 +251,11 @@ class Map(MutableMapping[Any, Any]):
                 self._run, self.handle, started, position, keys, values,
                 self._value_bytes, room, ctypes.byref(done),
             )  # fmt: skip
+            if got == -errno.ENOSPC:  # one hash bucket holds more
+                room *= 2
+                keys = ctypes.create_string_buffer(room * self._key_bytes)
+                values = ctypes.create_string_buffer(room * self._value_bytes)
+                continue
             if got < 0:
                 raise map_error(f"batch lookup in map {self.name!r}", got)
             started = 1

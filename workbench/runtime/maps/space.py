@@ -254,6 +254,8 @@ class Space:
                 else:
                     return self._shared(path, name, linked)
             segment = self._segment(linked, name)
+            if btf is not None and linked.value_type:
+                segment.spin_lock = layout.lock_offset(btf, linked.value_type) + 1
             segment.id = self._next_id()
             memory = self._make(path, name, segment)
             about = {"name": name, "key": layout.to_json(key), "value": layout.to_json(value)}
