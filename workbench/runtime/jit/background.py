@@ -7,11 +7,13 @@ import os
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable
 
 __all__ = ("busy", "calm", "submit")
 
 _CALM = 0.05  # seconds
+_PATIENCE = 60.0  # a swap waits for its target, which may be stuck for ever
 _busy_until = 0.0
 
 
@@ -27,14 +29,17 @@ class _Worker:
 
     def _run(self) -> None:
         while (job := self.work.get()) is not None and not self.ending.is_set():
-            job()
+            try:
+                job()
+            except Exception:  # the next job is another program's
+                traceback.print_exc()
 
     def end(self) -> None:
         """Let the compilation under way finish: LLVM must not be torn down around it."""
         if self.process == os.getpid():
             self.ending.set()
             self.work.put(None)
-            self.thread.join()
+            self.thread.join(_PATIENCE)
 
 
 _lock = threading.Lock()

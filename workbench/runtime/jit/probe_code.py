@@ -71,7 +71,7 @@ class ProbeCode:
         self._condition = threading.Condition(_lock)
         self._submitted_by = self._late = 0
         self._done = self._closed = False
-        self._error: WorkbenchError | None = None
+        self._error: Exception | None = None
         background.busy()
         self.blob = self._first()
         background.busy()
@@ -130,21 +130,25 @@ class ProbeCode:
             return
         try:
             blob = self._compile(OPTIMISED)
-        except WorkbenchError as error:
+        except Exception as error:
             with _lock:
                 self._error, self._done = error, True
                 self._condition.notify_all()
-            return
+            if isinstance(error, WorkbenchError):
+                return
+            raise
         with _lock:
             if self._closed:
                 return
             self.blob = blob
             listeners = list(self._listeners.values())
-        for tell in listeners:
-            tell(self)
-        with _lock:
-            self._done = True
-            self._condition.notify_all()
+        try:
+            for tell in listeners:
+                tell(self)
+        finally:
+            with _lock:
+                self._done = True
+                self._condition.notify_all()
 
     def listen(
         self, owner: object, tell: Callable[[ProbeCode], None], has: object = None
@@ -158,10 +162,12 @@ class ProbeCode:
             background.submit(lambda: self._tell_late(tell))
 
     def _tell_late(self, tell: Callable[[ProbeCode], None]) -> None:
-        tell(self)
-        with _lock:
-            self._late -= 1
-            self._condition.notify_all()
+        try:
+            tell(self)
+        finally:
+            with _lock:
+                self._late -= 1
+                self._condition.notify_all()
 
     def forget(self, owner: object) -> None:
         """Do not call it any more; harmless twice."""
