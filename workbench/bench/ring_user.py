@@ -133,7 +133,7 @@ class _Reading:
 
     def once(self) -> None:
         """Read what waits; notes the longest time in which nothing came."""
-        self.ring.wait(0.1)
+        self.ring.wait(0.001)  # producers wake nobody
         if rows := self.reader.drain():
             now = time.monotonic()
             self.longest, self._last = max(self.longest, now - self._last), now
