@@ -81,6 +81,7 @@ class Capture:
             self._attached.append(one)
         self._warnings = overlaps(self._collectors)
         self.note()
+        self._keep_code_names()
         self._counting = together.counting(self._collectors)
         if self._counting:
             writer.note(counted_in_maps=self._counting)
@@ -95,6 +96,19 @@ class Capture:
             for pid in sorted(self.target.pids):
                 with contextlib.suppress(WorkbenchError, OSError):
                     self.target.unwinder().prepare(pid)
+
+    def _keep_code_names(self) -> dict[int, bytes]:
+        """Names of our own code in the recorded processes (user space), which is gone once it is detached."""
+        names: dict[int, bytes] = {}
+        if self.target.backend == "userspace":
+            from workbench.runtime.attach.names import code_names
+
+            for loaded in self.target.window.loaded:
+                names |= code_names(loaded)
+        for pid, content in names.items():
+            with contextlib.suppress(WorkbenchError):
+                self.writer.attach_file(f"perf-{pid}.map", content)
+        return names
 
     def undo(self) -> None:
         """Attaching failed: leave nothing behind."""
@@ -153,6 +167,7 @@ class Capture:
         """Close the window, remove every probe and take what is left; the errors."""
         assert self._processes is not None
         self.close()
+        ours = self._keep_code_names()
         errors = [*together.each(self._collectors, "detach")]
         with contextlib.suppress(WorkbenchError):
             self._processes.drain(last=True)
@@ -163,7 +178,7 @@ class Capture:
         since = time.time() - (time.monotonic() - self.begin)
         for pid, content in perf_maps(self._processes.seen, since):
             with contextlib.suppress(WorkbenchError):
-                self.writer.attach_file(f"perf-{pid}.map", content)
+                self.writer.attach_file(f"perf-{pid}.map", content + ours.get(pid, b""))
         return errors
 
     def finish(

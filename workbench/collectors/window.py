@@ -61,6 +61,11 @@ class Window:
             if (flag := loaded.globals.get(_FLAG)) is not None:
                 flag[()] = paused
 
+    @property
+    def loaded(self) -> list[Any]:
+        """What has joined, also what was closed since."""
+        return list(self._loaded)
+
     def open(self, now: int) -> None:
         """Let all programs go; the time is `now`."""
         with self._lock:
