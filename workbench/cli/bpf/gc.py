@@ -39,6 +39,8 @@ def execute(arguments: argparse.Namespace) -> int:
     else:
         for process in processes:
             what = process.problem or f"{process.sites} hooks removed"
+            what += f", {process.freed:,} bytes of its address space freed" * bool(process.freed)
+            what += f", {process.stays:,} bytes stay: a thread may need them" * bool(process.stays)
             print(f"process {process.pid}: {what}")
         for space in removed:
             print(f"namespace {space.name}: {space.bytes:,} bytes freed")

@@ -99,22 +99,23 @@ static void link_element(struct robust_head *head, uint64_t *mine) {
     WB_STORE(&head->next, (uint64_t)mine);
 }
 
-static bool unlink_element(struct robust_head *head, const uint64_t *mine) {
+/* 1 = done, 0 = it is not in the list, -1 = the list is too long to know. */
+static int unlink_element(struct robust_head *head, const uint64_t *mine) {
     uint64_t *at = &head->next;
     for (int i = 0; i < LIST_LIMIT; i++) {
         uint64_t next = *at & ~1ull;
         if (!next || next == (uint64_t)head)
-            return false;
+            return 0;
         if (next == (uint64_t)mine) {
             uint64_t after = mine[0];
             WB_STORE(at, after);
             if ((after & ~1ull) != (uint64_t)head)
                 __builtin_memcpy((uint8_t *)(after & ~1ull) - 8, &(uint64_t){(uint64_t)at}, 8);
-            return true;
+            return 1;
         }
         at = (uint64_t *)next;
     }
-    return false;
+    return -1;
 }
 
 /* --- joining and leaving ------------------------------------------------------------------------------------------ */
@@ -182,6 +183,22 @@ WB_EXPORT int64_t wb_join(struct wb_run *run, struct wb_space *space) {
     return -87;
 }
 
+static int64_t leave(struct wb_run *run, struct robust_head *head) {
+    struct wb_participant *self = run->self;
+    if (head->pending)
+        return -11;
+    if (self->cpu && self->cpu <= WB_SPACE_CPUS)
+        same64(&wb_shared(run->space)->slots[self->cpu - 1], WB_NAME(run), 0);
+    WB_STORE(&self->epoch, 0);
+    uint64_t *mine = element(self, head);
+    WB_STORE(&head->pending, (uint64_t)mine);
+    int found = unlink_element(head, mine);
+    run->self = 0;
+    WB_STORE(&self->lock, 0);
+    WB_STORE(&head->pending, 0);
+    return found < 0 ? -75 : 0;
+}
+
 /* To be called by the thread that joined. What it holds in maps stays with its number, for the next to have it. */
 WB_EXPORT int64_t wb_leave(struct wb_run *run) {
     struct wb_participant *self = run->self;
@@ -193,18 +210,21 @@ WB_EXPORT int64_t wb_leave(struct wb_run *run) {
     struct robust_head *head = robust_list(run, &error);
     if (!head)
         return error ? error : -95;
-    if (head->pending)
-        return -11;
-    if (self->cpu && self->cpu <= WB_SPACE_CPUS)
-        same64(&wb_shared(run->space)->slots[self->cpu - 1], WB_NAME(run), 0);
-    WB_STORE(&self->epoch, 0);
-    uint64_t *mine = element(self, head);
-    WB_STORE(&head->pending, (uint64_t)mine);
-    unlink_element(head, mine);
-    run->self = 0;
-    WB_STORE(&self->lock, 0);
-    WB_STORE(&head->pending, 0);
-    return 0;
+    return leave(run, head);
+}
+
+/* For a thread of this process that is held still. -EOVERFLOW: it may still have the element in its list. */
+int64_t wb_leave_of(struct wb_run *run, uint32_t tid) {
+    struct robust_head *head = 0;
+    uint64_t size = 0;
+    if (!run->self)
+        return 0;
+    if (run->self->tid != tid)
+        return -1;
+    int64_t error = wb_system_call(SYS_get_robust_list, tid, (int64_t)&head, (int64_t)&size, 0, 0, 0);
+    if (error || !head)
+        return error ? error : -95;
+    return leave(run, head);
 }
 
 /* --- programs ------------------------------------------------------------------------------------------------------ */

@@ -36,6 +36,7 @@ int64_t wb_space_format(void *memory, uint64_t length, uint32_t cpus);
 int64_t wb_space_open(struct wb_space *space, void *memory, uint64_t length);
 int64_t wb_join(struct wb_run *run, struct wb_space *space);
 int64_t wb_leave(struct wb_run *run);
+int64_t wb_leave_of(struct wb_run *run, uint32_t tid);
 uint64_t wb_grace(struct wb_run *run, bool but_mine);
 uint64_t wb_grace_of_holders(struct wb_run *run, bool *alone);
 bool wb_barrier(struct wb_run *run);

@@ -6,6 +6,7 @@ only relocations it has (R_X86_64_RELATIVE) are applied here. Nothing of the tar
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import struct
@@ -16,6 +17,7 @@ from workbench.errors import MissingCapability
 from workbench.frames.symbols.elf import ElfSymbols
 from workbench.frames.symbols.elffile import ElfFile
 from workbench.native.build import agent
+from workbench.runtime.attach.ledger import AT, Ledger, write_ledger
 from workbench.runtime.attach.memory import PAGE, Memory
 from workbench.runtime.attach.remote import STUBS, Calls, refused
 
@@ -42,12 +44,16 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class AgentImage:
-    """The agent as built: what `load_agent` writes, and where its symbols are relative to the load address."""
+    """The agent as built: what `load_agent` writes, and where its symbols are relative to the load address.
+
+    `version` tells builds apart: 16 bytes of the hash of its file.
+    """
 
     size: int
     segments: tuple[Segment, ...]
     relocations: tuple[tuple[int, int], ...]
     symbols: dict[str, int]
+    version: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,11 @@ class LoadedAgent:
     size: int
     symbols: dict[str, int]
     stub: int
+
+    @property
+    def ledger(self) -> int:
+        """Address of the list of what is ours in the process."""
+        return self.stub + AT
 
 
 @cache
@@ -102,17 +113,18 @@ def image() -> AgentImage:
     symbols = ElfSymbols.open(path, debug=False)
     found = {symbols[i].name: symbols[i].address for i in range(len(symbols))}
     end = max(one.address + one.size for one in segments)
-    return AgentImage(_pages(end), segments, tuple(relocations), found)
+    version = hashlib.sha256(path.read_bytes()).digest()[:16]
+    return AgentImage(_pages(end), segments, tuple(relocations), found, version)
 
 
 def _pages(size: int) -> int:
     return (size + PAGE - 1) & -PAGE
 
 
-def load_agent(calls: Calls, memory: Memory) -> LoadedAgent:
+def load_agent(calls: Calls, memory: Memory, mark: bytes) -> LoadedAgent:
     """Map and write the agent by system calls of the held process.
 
-    The last page of the mapping holds a copy of the system call stubs for later visits.
+    The last page of the mapping holds a copy of the system call stubs for later visits, and the ledger with this mark.
     """
     built = image()
     size = built.size + PAGE
@@ -138,6 +150,7 @@ def load_agent(calls: Calls, memory: Memory) -> LoadedAgent:
     addresses = {name: base + value for name, value in built.symbols.items()}
     memory.write(addresses["wb_alive"], struct.pack("<Q", 1))
     loaded = LoadedAgent(base, size, addresses, base + built.size)
+    write_ledger(memory, loaded.ledger, Ledger(mark, built.version, base, size))
     calls.stub = loaded.stub
     if failure := calls.function(addresses["wb_agent_start"], 1):
         raise MissingCapability(f"the agent cannot start: {os.strerror(-failure)}")

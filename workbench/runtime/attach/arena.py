@@ -1,7 +1,8 @@
 """Memory of ours in the target, near the code that is probed: trampolines (read, execute) and their data (read, write).
 
-A jump reaches 2 GiB, so each group of modules that lie near each other has its own arena. Nothing in an arena is ever
-freed or moved: a thread may be inside a trampoline, or return to one, long after its probe is gone.
+A jump reaches 2 GiB, so each group of modules that lie near each other has its own arena. Nothing in an arena is freed
+or moved while the process is entered: a thread may be inside a trampoline, or return to one, long after its probe is
+gone. Trampolines come from below and may outlive the workbench (`leaving`); all else comes from above and does not.
 """
 
 from __future__ import annotations
@@ -33,13 +34,23 @@ _HEAP_ROOM = 1 << 26
 
 @dataclass(slots=True)
 class Arena:
-    """One mapping: code from `code` to `data`, data from `data` to `end`; both are handed out from below."""
+    """One mapping: code from `code` to `data`, data from `data` to `end`; both are handed out from both ends.
+
+    Attributes
+    ----------
+    code_used, data_used : int
+        Bytes from below, for trampolines.
+    code_taken, data_taken : int
+        Bytes from above, for programs and what belongs to them.
+    """
 
     code: int
     data: int
     end: int
     code_used: int = 0
     data_used: int = 0
+    code_taken: int = 0
+    data_taken: int = 0
 
     def reaches(self, low: int, high: int) -> bool:
         """A jump from anywhere in [low, high) reaches anywhere in the arena."""
@@ -48,18 +59,28 @@ class Arena:
     def room(self, code: int, data: int) -> bool:
         """Whether that many bytes are left of both."""
         return (
-            self.code + self.code_used + code <= self.data
-            and self.data + self.data_used + data <= self.end
+            self.code + self.code_used + code <= self.data - self.code_taken
+            and self.data + self.data_used + data <= self.end - self.data_taken
         )
 
     def take_code(self, size: int) -> int:
         """Address of `size` fresh bytes of code, on a cache line's half."""
+        self.code_taken += (size + 31) & -32
+        return self.data - self.code_taken
+
+    def take_data(self, size: int) -> int:
+        """Address of `size` fresh bytes of data, multiples of 64."""
+        self.data_taken += (size + 63) & -64
+        return self.end - self.data_taken
+
+    def keep_code(self, size: int) -> int:
+        """The same for a trampoline."""
         at = self.code + self.code_used
         self.code_used += (size + 31) & -32
         return at
 
-    def take_data(self, size: int) -> int:
-        """Address of `size` fresh bytes of data, multiples of 64."""
+    def keep_data(self, size: int) -> int:
+        """The same for what a trampoline uses."""
         at = self.data + self.data_used
         self.data_used += (size + 63) & -64
         return at

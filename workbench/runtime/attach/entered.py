@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from workbench.errors import BadSpec, RunFailed, TargetGone
+from workbench.errors import BadSpec, MissingCapability, NotPermitted, RunFailed, TargetGone
 from workbench.runtime.attach import layout, ptrace
 from workbench.runtime.attach.agent import LoadedAgent
 from workbench.runtime.attach.check import check_target
 from workbench.runtime.attach.hold import Hold
 from workbench.runtime.attach.inside import inside, suspended_inside
+from workbench.runtime.attach.leaving import Outcome, leave
+from workbench.runtime.attach.left import note, reclaim
 from workbench.runtime.attach.link import Link, Request
 from workbench.runtime.attach.memory import Memory
 from workbench.runtime.attach.modules import Modules
@@ -31,6 +33,7 @@ from workbench.runtime.attach.stop import Stop
 
 if TYPE_CHECKING:
     from workbench.runtime.attach.process import Process
+    from workbench.runtime.attach.syscalls import SystemCalls
     from workbench.runtime.maps import Map, Space
 
 __all__ = ("Entered",)
@@ -48,8 +51,9 @@ class Entered:
         self.lock = threading.RLock()
         self._hold = Hold(pid)
         try:
-            collect_dead()
+            collect_dead(pid)
             self.memory = Memory(pid)
+            left = reclaim(pid, self.memory)
         except BaseException:
             self._hold.close()
             raise
@@ -57,12 +61,16 @@ class Entered:
         self.links: list[Link] = []
         self.stopped: list[float] = []
         self.room = Room(self.memory, space, self.lock, self._grow)
+        if left is not None:
+            self.room.adopt(left)
+        self._left = left
         self.places = Places(self.memory)
         self._semaphores = Semaphores(self.memory)
         self._record: Record | None = None
         self.listening = Listening(self.room, self._offered)
         self.room.opened = self.listening.update
         self._closed = False
+        self._system_calls: SystemCalls | None = None
         self.parent: Process | None = None
 
     def _check(self, request: Request, modules: Modules) -> None:
@@ -84,7 +92,10 @@ class Entered:
         if self._record is None:
             self._record = Record(self.pid)
         assert self.room.agent is not None
-        self._record.agent(self.room.agent)
+        self._record.agent(self.room.agent, self.room.mark)
+        if self._left is not None:
+            self._left.path.unlink(missing_ok=True)
+            self._left = None
         if fresh and self.parent is not None:
             self._record.sites(
                 (one.address, one.original, one.patch, one.record)
@@ -117,6 +128,27 @@ class Entered:
                 self.stopped.append(held)
             assert self.room.agent is not None
             return self.room.agent
+
+    def _give_back(self) -> None:
+        """Free our memory in the process; what must stay is noted."""
+        room, agent = self.room, self.room.agent
+        if agent is None:
+            return
+        sites = [(one.address, one.patch, one.record) for one in self.places if one.patch]
+        if self._system_calls is not None:
+            sites += self._system_calls.sites
+        try:
+            found = leave(
+                self.pid, self.memory, agent.ledger, room.mark, (place for place, _, _ in sites)
+            )
+            self.stopped += found.stopped
+            outcome = found.outcome
+        except TargetGone:
+            return
+        except (NotPermitted, MissingCapability, RunFailed):
+            outcome = Outcome.STUCK
+        if outcome in (Outcome.KEPT, Outcome.STUCK):
+            note(self.pid, agent.ledger, room.mark, room.arenas, sites)
 
     # Changing code while the process is held ----------------------------------------------------------------------
 

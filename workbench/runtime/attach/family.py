@@ -69,7 +69,8 @@ class Family:
 
     def look(self) -> list[Process]:
         """Take over children that are new; which they are."""
-        if not self._process.room.arenas or self._process.parent is not None:
+        room = self._process.room
+        if room.agent is None or not room.arenas or self._process.parent is not None:
             return []  # a child's children are found by their grandparent
         pids = {int(one.name) for one in Path("/proc").iterdir() if one.name.isdigit()}
         new, self._seen = pids - self._seen, pids | {self._process.pid, os.getpid()}
@@ -157,6 +158,7 @@ def inherit(parent: Process, pid: int) -> Process:
         room, theirs = child.room, parent.room
         memory = child.memory
         room.agent, room.mark = theirs.agent, theirs.mark
+        room.copied, room.joined = theirs.copied, theirs.joined
         room.arenas = [
             copy.copy(one) for one in theirs.arenas if _is(memory, one.data + 16, theirs.mark)
         ]

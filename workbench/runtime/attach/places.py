@@ -37,6 +37,11 @@ class Place:
     links: list[Link] = field(default_factory=list)
 
     @property
+    def function(self) -> str:
+        """Name of its function."""
+        return self.name.rpartition(":")[2].partition("+")[0]
+
+    @property
     def needed(self) -> bool:
         """A jump belongs here."""
         return bool(self.links) or self.unwinder

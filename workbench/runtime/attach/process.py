@@ -21,7 +21,7 @@ from workbench.runtime.attach.link import HookKind, Link, Program, Request
 from workbench.runtime.attach.memory import Memory, mappings
 from workbench.runtime.attach.modules import Modules
 from workbench.runtime.attach.places import Place
-from workbench.runtime.attach.returns import guard
+from workbench.runtime.attach.returns import copied, guard
 from workbench.runtime.attach.signals import Signals
 from workbench.runtime.attach.spots import placed
 from workbench.runtime.attach.syscalls import SystemCalls
@@ -80,7 +80,6 @@ class Process(Entered):
         self.held = False
         self.counters = Counters(self)
         self._signals: Signals | None = None
-        self._system_calls: SystemCalls | None = None
         self._code: set[tuple[int, int]] | None = None
 
     def __enter__(self) -> Process:
@@ -202,6 +201,9 @@ class Process(Entered):
         guards = []
         if any(request.kind == "uretprobe" for _, request, _ in wanted):
             guards = guard(modules, self.places, fresh)
+            names = (place.function for _, request, place in wanted if request.kind == "uretprobe")
+            if copied(modules, names):
+                self.room.never_free()
         held = self.room.prepare(
             modules, list(fresh.values()), [request for _, request, _ in wanted], self._entered
         )
@@ -421,6 +423,8 @@ class Process(Entered):
                 kept = self.family.part()
                 if self._record:
                     self._record.restore_relatives(self.pid, kept)
+                self._give_back()
+                if self._record:
                     self._record.close()
             finally:
                 self._end()

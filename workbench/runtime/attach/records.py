@@ -19,25 +19,28 @@ from typing import Any
 
 from workbench.errors import MissingCapability, NotPermitted, RunFailed, TargetGone
 from workbench.runtime.attach.agent import LoadedAgent
-from workbench.runtime.attach.hold import sweep
+from workbench.runtime.attach.hold import Hold, sweep
+from workbench.runtime.attach.leaving import Leaving, Outcome, leave
+from workbench.runtime.attach.ledger import read_ledger
+from workbench.runtime.attach.left import note, reclaim_all, start_time
 from workbench.runtime.attach.memory import Memory
 from workbench.runtime.attach.remote import STUBS
 from workbench.runtime.attach.returns import restore_returns
 from workbench.runtime.attach.signals import end_signals
 from workbench.runtime.attach.stop import Stop
+from workbench.runtime.attach.ticks import end_ticks
 
-__all__ = ("Collected", "Record", "collect", "collect_dead", "orphans", "restore_relatives", "start_time")
+__all__ = (
+    "Collected",
+    "Record",
+    "collect",
+    "collect_dead",
+    "orphans",
+    "restore_relatives",
+    "start_time",
+)
 
 _counter = itertools.count(1)
-
-
-def start_time(pid: int) -> int:
-    """When a process began, in clock ticks since boot: with the pid, its name for ever; 0 when it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return 0
-    return int(text.rpartition(")")[2].split()[19])
 
 
 def _program(pid: int) -> list[int]:
@@ -79,13 +82,15 @@ class Record:
         self._file.write(json.dumps(value) + "\n")
         self._file.flush()
 
-    def agent(self, agent: LoadedAgent) -> None:
-        """Where the agent is, and in which program."""
+    def agent(self, agent: LoadedAgent, mark: bytes) -> None:
+        """Where the agent is, and in which program; `mark`: of its ledger."""
         self._line(
             {
                 "base": agent.base,
                 "size": agent.size,
                 "wb_agent": agent.symbols["wb_agent"],
+                "ledger": agent.ledger,
+                "mark": mark.hex(),
                 "exe": _program(self._pid),
             }
         )
@@ -102,6 +107,10 @@ class Record:
     def signals(self, ends: int, stub: int) -> None:
         """The handler of SIGTRAP will be installed: the agent's function that takes it out, and the stubs."""
         self._line({"signals": ends, "stub": stub})
+
+    def ticks(self, ends: int, stub: int, signal: int) -> None:
+        """Timers will be made that send this signal: the agent's function that ends them, and the stubs."""
+        self._line({"ticks": ends, "stub": stub, "signal": signal})
 
     def semaphore(self, address: int, count: int) -> None:
         """A USDT semaphore that will be, or was, changed by `count`."""
@@ -127,11 +136,23 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """A process that had hooks of a workbench that is gone. `problem` is empty when all were taken out."""
+    """A process that had hooks or memory of a workbench that is gone.
+
+    Attributes
+    ----------
+    sites : int
+        Places that were restored.
+    problem : str
+        Empty when all hooks were taken out.
+    freed, stays : int
+        Bytes of its address space that were given back, and that some thread may still need.
+    """
 
     pid: int
     sites: int
     problem: str = ""
+    freed: int = 0
+    stays: int = 0
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -146,8 +167,13 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def collect() -> list[Collected]:
-    """Take the hooks of dead workbenches out of every process that still has them.
+def collect(held: int = 0) -> list[Collected]:
+    """Take the hooks of dead workbenches out of every process that still has them, and free their memory there.
+
+    Parameters
+    ----------
+    held : int
+        A process whose `Hold` the caller has.
 
     Returns
     -------
@@ -166,12 +192,14 @@ def collect() -> list[Collected]:
             continue
         if start_time(owner) == owner_start:
             continue
+        freed = stays = 0
         if not start or start_time(pid) != start:
             restore_relatives(pid, lines[1:])
             path.unlink(missing_ok=True)
             continue
         try:
             count = _restore(pid, lines[1:])
+            freed, stays = _free(pid, lines[1:], held)
             restore_relatives(pid, lines[1:])
         except TargetGone:
             path.unlink(missing_ok=True)
@@ -180,9 +208,59 @@ def collect() -> list[Collected]:
             found.append(Collected(pid, 0, error.message))
             continue
         path.unlink(missing_ok=True)
-        found.append(Collected(pid, count))
+        found.append(Collected(pid, count, "", freed, stays))
+    if not held:
+        found += [
+            Collected(one.pid, 0, "", one.freed, one.stays)
+            for one in reclaim_all()
+            if one.freed or one.stays
+        ]
     sweep()
     return found
+
+
+def _marks(lines: list[dict[str, Any]]) -> list[tuple[int, bytes]]:
+    """Ledgers of a record: address and mark."""
+    return [(int(one["ledger"]), bytes.fromhex(one["mark"])) for one in lines if "mark" in one]
+
+
+def _has_ledger(pid: int, lines: list[dict[str, Any]]) -> bool:
+    marks = _marks(lines)
+    if not marks:
+        return False
+    memory = Memory(pid)
+    try:
+        return any(read_ledger(memory, at, mark) for at, mark in marks)
+    finally:
+        memory.close()
+
+
+def _free(pid: int, lines: list[dict[str, Any]], held: int = 0) -> tuple[int, int]:
+    """Free the memory of ours in a process whose hooks are out: bytes that were freed and that stay."""
+    freed = stays = 0
+    sites = [
+        (int(one["at"]), bytes.fromhex(one["patch"]), int(one["site"]))
+        for one in lines
+        if "at" in one
+    ]
+    for at, mark in _marks(lines):
+        memory = Memory(pid)
+        hold = None
+        try:
+            if read_ledger(memory, at, mark) is None:
+                continue
+            hold = None if held == pid else Hold(pid)
+            found = leave(pid, memory, at, mark, (place for place, _, _ in sites))
+        except (NotPermitted, MissingCapability, RunFailed):
+            found = Leaving(Outcome.STUCK)
+        finally:
+            memory.close()
+            if hold is not None:
+                hold.close()
+        freed, stays = freed + found.freed, stays + found.stays
+        if found.outcome in (Outcome.KEPT, Outcome.STUCK):
+            note(pid, at, mark, (), sites)
+    return freed, stays
 
 
 def orphans() -> dict[int, int]:
@@ -199,27 +277,27 @@ def orphans() -> dict[int, int]:
     return found
 
 
-def collect_dead() -> None:
-    """`collect`, where a workbench was killed: its hooks are in the way of ours."""
+def collect_dead(held: int) -> None:
+    """`collect`, where a workbench was killed: its hooks are in the way of ours in the process that we hold."""
     for path in _folder().glob("*.hooks"):
         head = (_read(path) or [{}])[0]
         with contextlib.suppress(KeyError, ValueError, TypeError):
             if start_time(int(head["owner"])) != int(head["owner_start"]):
-                collect()
+                collect(held)
                 return
 
 
 def restore_relatives(
     pid: int, lines: list[dict[str, Any]], kept: Mapping[int, set[int]] | None = None
 ) -> list[int]:
-    """Restore every other process that has these hooks, by fork; which they were.
+    """Restore every other process that has these hooks and this memory, by fork; which they were.
 
     A process is known by our jump and, in its memory, our structure that names the jump's place. Only processes that
     run the same program are looked at: no other can have been forked from it and not have replaced our hooks.
     """
     sites = [line for line in lines if "at" in line]
     programs = [line["exe"] for line in lines if line.get("exe")]
-    if not sites:
+    if not sites and not _marks(lines):
         return []
     found = []
     for entry in Path("/proc").iterdir():
@@ -234,6 +312,9 @@ def restore_relatives(
                 theirs = [one for one in sites if int(one["at"]) not in kept[other]]
             if _has_any(other, theirs):
                 _restore(other, lines if theirs is sites else theirs)
+                found.append(other)
+            if theirs is sites and _has_ledger(other, lines):
+                _free(other, lines)
                 found.append(other)
         except (TargetGone, NotPermitted, MissingCapability, RunFailed):
             continue
@@ -260,6 +341,7 @@ def _restore(pid: int, lines: list[dict[str, Any]]) -> int:
     semaphores: dict[int, int] = {}
     agent = None
     ends = stub = 0
+    ticks = signal = 0
     for line in lines:
         with contextlib.suppress(KeyError, ValueError, TypeError):
             if "at" in line:
@@ -270,6 +352,8 @@ def _restore(pid: int, lines: list[dict[str, Any]]) -> int:
                 agent = LoadedAgent(int(line["base"]), int(line["size"]), symbols, 0)
             elif "signals" in line:
                 ends, stub = int(line["signals"]), int(line["stub"])
+            elif "ticks" in line:
+                ticks, stub, signal = int(line["ticks"]), int(line["stub"]), int(line["signal"])
             elif "semaphore" in line:
                 at = int(line["semaphore"])
                 semaphores[at] = semaphores.get(at, 0) + int(line["count"])
@@ -294,6 +378,10 @@ def _restore(pid: int, lines: list[dict[str, Any]]) -> int:
             with contextlib.suppress(MissingCapability):
                 if memory.read(stub, len(STUBS)) == STUBS:
                     end_signals(pid, memory, ends, stub)
+        if ticks and agent is not None:
+            with contextlib.suppress(MissingCapability):
+                if memory.read(stub, len(STUBS)) == STUBS:
+                    end_ticks(pid, memory, ticks, stub, signal)
     finally:
         memory.close()
     return count

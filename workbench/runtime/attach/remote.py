@@ -20,6 +20,7 @@ segment in the file), which is put back afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -128,10 +129,14 @@ class Calls:
     memory : Memory
     stub : int
         Address of a copy of `STUBS` (or `STUB`) in the process, or 0: use unused bytes of its code.
+    spare : tuple of int and bytes, optional
+        Such bytes as `find_room` found them before the process was held.
     """
 
-    def __init__(self, stop: Stop, memory: Memory, stub: int = 0) -> None:
-        self._stop, self._memory, self.stub = stop, memory, stub
+    def __init__(
+        self, stop: Stop, memory: Memory, stub: int = 0, spare: tuple[int, bytes] | None = None
+    ) -> None:
+        self._stop, self._memory, self.stub, self._spare = stop, memory, stub, spare
         self._borrowed: tuple[int, bytes] | None = None
         self._thread = 0
         self._saved = ptrace.Registers()
@@ -147,10 +152,16 @@ class Calls:
         self._saved = ptrace.get_registers(self._thread)
         self._mask = ptrace.get_mask(self._thread)
         if not self.stub:
-            self._borrowed = find_room(pid, self._memory, len(STUB))
+            self._borrowed = self._still_spare() or find_room(pid, self._memory, len(STUB))
             self.stub = self._borrowed[0]
             self._memory.write(self.stub, STUB)
         return self
+
+    def _still_spare(self) -> tuple[int, bytes] | None:
+        with contextlib.suppress(MissingCapability):
+            if self._spare and self._memory.read(self._spare[0], len(STUB)) == self._spare[1]:
+                return self._spare
+        return None
 
     def _settle(self, thread: int) -> int:
         """Every thread is about to receive a signal: let one have it and stop right after."""

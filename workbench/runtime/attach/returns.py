@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import struct
+from collections.abc import Iterable
 
 from workbench.errors import MissingCapability, UnknownSymbol
 from workbench.runtime.attach import layout
@@ -17,7 +18,7 @@ from workbench.runtime.attach.memory import Memory
 from workbench.runtime.attach.modules import Modules
 from workbench.runtime.attach.places import Place, Places
 
-__all__ = ("guard", "restore_returns", "tasks")
+__all__ = ("copied", "guard", "restore_returns", "tasks")
 
 _UNWINDERS = (
     "_Unwind_RaiseException",
@@ -25,6 +26,12 @@ _UNWINDERS = (
     "_Unwind_ForcedUnwind",
     "_Unwind_Backtrace",
 )
+# They write down where they return to, and something returns there later.
+_COPIERS = frozenset(
+    ("setjmp", "_setjmp", "sigsetjmp", "__sigsetjmp", "getcontext", "swapcontext", "vfork")
+)
+# They copy whole stacks (continuations, fibers of old).
+_STACK_COPIERS = ("libruby", "ruby", "libguile", "guile")
 # The C library loads the unwinder when it first needs it, too late for us to see: these need it.
 _LOADERS = ("__libc_unwind_link_get", "pthread_exit", "backtrace")
 
@@ -40,6 +47,13 @@ def guard(modules: Modules, places: Places, fresh: dict[int, Place]) -> list[Pla
                     place.unwinder = True
                     found.append(place)
     return found
+
+
+def copied(modules: Modules, names: Iterable[str]) -> bool:
+    """Whether return addresses of these functions may be copied to where nobody finds them, by them or the process."""
+    return not _COPIERS.isdisjoint(names) or any(
+        one.name.startswith(_STACK_COPIERS) for one in modules.all
+    )
 
 
 def tasks(memory: Memory, agent: LoadedAgent) -> list[int]:

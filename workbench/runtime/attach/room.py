@@ -6,18 +6,21 @@ so nothing here needs the process to be held; only mapping more of it does.
 
 from __future__ import annotations
 
+import os
 import secrets
 import struct
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from workbench.errors import BadSpec, MissingCapability
 from workbench.runtime.attach import layout
 from workbench.runtime.attach.agent import LoadedAgent, load_agent
 from workbench.runtime.attach.arena import Arena, map_arena
+from workbench.runtime.attach.ledger import Entry, beyond, read_ledger, write_ledger
 from workbench.runtime.attach.link import Link, Request
-from workbench.runtime.attach.memory import Memory
+from workbench.runtime.attach.memory import Mapping, Memory, mappings
 from workbench.runtime.attach.modules import Modules
 from workbench.runtime.attach.nested import closure, offer, programs_of
 from workbench.runtime.attach.places import Place
@@ -29,6 +32,7 @@ from workbench.runtime.attach.tiers import Tiers, bytes_later, bytes_now, chosen
 from workbench.runtime.attach.trampoline import RED_ZONE, jump, trampoline
 
 if TYPE_CHECKING:
+    from workbench.runtime.attach.left import Left
     from workbench.runtime.attach.process import Process
     from workbench.runtime.maps import Map, Space
 
@@ -58,7 +62,13 @@ class Room:
     tiers : Tiers
         The code of programs.
     mark : bytes
-        Random; at byte 16 of each arena's data, by which children of forks are known (`family`).
+        Random; at byte 16 of each arena's data, by which children of forks are known (`family`), and in the ledger.
+    left : Left or None
+        What an earlier workbench had to leave, until it is used again.
+    trampolines : dict of int to (int, int)
+        Of that: place -> address, and address of its struct wb_site.
+    copied : bool
+        Return addresses of ours may be copied (`returns.copies`): trampolines stay until the process ends.
     """
 
     def __init__(
@@ -78,6 +88,10 @@ class Room:
         self._pending: list[tuple[int, bytes]] = []
         self.mark = secrets.token_bytes(16)
         self.opened: Callable[[], None] | None = None
+        self.left: Left | None = None
+        self.trampolines: dict[int, tuple[int, int]] = {}
+        self.copied = False
+        self.joined = False
         self.tiers = Tiers(self, lock, grow)
 
     def clear(self) -> None:
@@ -87,6 +101,8 @@ class Room:
         self.programs.clear()
         self.tiers.clear()
         self.maps.clear()
+        self.trampolines.clear()
+        self.left, self.copied, self.joined = None, False, False
         self._pending.clear()
         self.mark = secrets.token_bytes(16)
 
@@ -126,30 +142,84 @@ class Room:
         data = _DATA_PER_LINK * (len(requests) + len(places) + 1) + MAP_SIZE * len(maps)
         data += sum(8 * len(r.maps) + 256 for r in new.values())
         needs = self._needs(modules, places, code, data)
-        if self.agent and not (needs or maps or offers):
+        if self.agent and (self.joined or self.space is None) and not (needs or maps or offers):
             return None
-        stub = self.agent.stub if self.agent else 0
+        known = self.agent or (self.left and self.left.agent)
+        stub = known.stub if known else 0
         with Stop(self.memory.pid) as stop, Calls(stop, self.memory, stub) as calls:
+            before = mappings(self.memory.pid)
             if self.agent is None:
-                agent = load_agent(calls, self.memory)
-                if self.space is not None:
-                    join_space(calls, self.memory, agent, self.space)
-                self.agent = agent
-                entered(agent)
-            for low, high, code_size, data_size in needs:
-                if not self._reachable(low, high, code_size, data_size):
-                    self._add_arena(calls, low, high, code_size, data_size)
-            for one in maps.values():
-                at = self._arena_with(0, MAP_SIZE).take_data(MAP_SIZE)
-                open_map(calls, self.memory, self.agent, one, at)
-                self.maps[id(one)] = at, one
-            for one in maps.values():
-                offer(self, calls, one)
-            for one, number in offers:
-                offer(self, calls, one, number)
+                self.agent = self._load(calls)
+                entered(self.agent)
+            try:
+                if self.space is not None and not self.joined:
+                    join_space(calls, self.memory, self.agent, self.space)
+                    self.joined = True
+                for low, high, code_size, data_size in needs:
+                    if not self._reachable(low, high, code_size, data_size):
+                        self._add_arena(calls, low, high, code_size, data_size)
+                for one in maps.values():
+                    at = self._arena_with(0, MAP_SIZE).take_data(MAP_SIZE)
+                    open_map(calls, self.memory, self.agent, one, at)
+                    self.maps[id(one)] = at, one
+                for one in maps.values():
+                    offer(self, calls, one)
+                for one, number in offers:
+                    offer(self, calls, one, number)
+            finally:
+                self.enlist(before)
         if maps and self.opened is not None:
             self.opened()
         return stop.seconds
+
+    def _load(self, calls: Calls) -> LoadedAgent:
+        """The agent, or the one that an earlier workbench had to leave."""
+        left, self.left = self.left, None
+        if left is None:
+            return load_agent(calls, self.memory, self.mark)
+        if failure := calls.function(left.agent.symbols["wb_agent_start"], 1):
+            raise MissingCapability(f"the agent cannot start: {os.strerror(-failure)}")
+        return left.agent
+
+    def adopt(self, left: Left) -> None:
+        """Use again what an earlier workbench had to leave."""
+        self.left, self.mark = left, left.mark
+        self.arenas = list(left.arenas)
+        self.trampolines = dict(left.trampolines)
+
+    def strike(self, start: int, end: int) -> None:
+        """Strike out of the ledger what is about to be unmapped in the held process."""
+        assert self.agent is not None
+        ledger = read_ledger(self.memory, self.agent.ledger, self.mark)
+        if ledger is not None:
+            write_ledger(self.memory, self.agent.ledger, ledger.without(start, end))
+
+    def enlist(self, before: Sequence[Mapping]) -> None:
+        """Write down in the held process what is mapped since."""
+        agent = self.agent
+        assert agent is not None
+        ledger = read_ledger(self.memory, agent.ledger, self.mark)
+        if ledger is None:
+            raise MissingCapability(f"process {self.memory.pid} has overwritten memory of ours")
+        arenas = [Entry(one.code, one.end, kept=True) for one in self.arenas]
+        known = [Mapping(one.start, one.end, "", 0, "", 0, "") for one in arenas]
+        known.append(Mapping(agent.base, agent.base + agent.size, "", 0, "", 0, ""))
+        new = beyond(mappings(self.memory.pid), (*before, *known))
+        listed = {one.start for one in ledger.entries if one.kept}
+        new += [one for one in arenas if one.start not in listed]
+        if new or self.copied != ledger.copied:
+            ledger = replace(ledger, copied=ledger.copied or self.copied)
+            write_ledger(self.memory, agent.ledger, ledger.adding(new))
+
+    def never_free(self) -> None:
+        """Return addresses of ours may be copied, to where we do not see them."""
+        if self.copied:
+            return
+        self.copied = True
+        if self.agent is not None:
+            ledger = read_ledger(self.memory, self.agent.ledger, self.mark)
+            if ledger is not None:
+                write_ledger(self.memory, self.agent.ledger, replace(ledger, copied=True))
 
     def _reachable(self, low: int, high: int, code: int, data: int) -> bool:
         return any(one.reaches(low, high) and one.room(code, data) for one in self.arenas)
@@ -177,9 +247,10 @@ class Room:
         assert self.agent is not None
         maps = Modules(self.memory.pid).maps
         arena = map_arena(calls, maps, low, high, max(2 * code, _LEAST), max(2 * data, _LEAST))
-        arena.take_data(64)
+        arena.keep_data(64)
         head = self.memory.read(self.agent.symbols["wb_agent"], 16)
-        self.memory.write(arena.data, head + self.mark)
+        of_calls = self.memory.read(self.agent.symbols["wb_calls"], 32)
+        self.memory.write(arena.data, head + self.mark + of_calls)
         self.arenas.append(arena)
 
     def _arena_with(self, code: int, data: int) -> Arena:
@@ -218,24 +289,41 @@ class Room:
         self._pending.clear()
 
     def add_trampoline(self, place: Place) -> None:
-        """Make the place's trampoline and struct wb_site."""
+        """Make the place's trampoline and struct wb_site, or take the one that is there."""
+        if self._take_again(place):
+            return
         arena = next(
             one
             for one in self.arenas
             if one.reaches(place.address, place.address + JUMP)
             and one.room(_CODE_PER_SITE, _DATA_PER_SITE)
         )
-        place.record = arena.take_data(layout.SITE.size)
+        place.record = arena.keep_data(layout.SITE.size)
         at = arena.code + arena.code_used
         try:
             code, back = trampoline(at, place.record, arena.data, place.moved, entry=place.entry)
         except Unjumpable as error:
             raise MissingCapability(f"{place.name} cannot be probed by a jump: {error}") from error
-        arena.take_code(len(code))
+        arena.keep_code(len(code))
         self.write(at, code)
+        self._set_trampoline(place, at, back)
+
+    def _set_trampoline(self, place: Place, at: int, back: int) -> None:
         place.patch = jump(place.address, at)
         red = 0 if place.entry else RED_ZONE
         self.write(place.record, layout.SITE.pack(place.address, red, 0, place.flags, 0, 0, back))
+
+    def _take_again(self, place: Place) -> bool:
+        """Use the trampoline that an earlier workbench left for the place, if it is what would be made now."""
+        at, record = self.trampolines.pop(place.address, (0, 0))
+        for arena in self.arenas if at else ():
+            if arena.code <= at < arena.data <= record < arena.end:
+                code, back = trampoline(at, record, arena.data, place.moved, entry=place.entry)
+                if self.memory.read(at, len(code)) == code:
+                    place.record = record
+                    self._set_trampoline(place, at, back)
+                    return True
+        return False
 
     @staticmethod
     def _key(request: Request) -> tuple[int, ...]:

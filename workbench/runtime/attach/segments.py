@@ -1,7 +1,8 @@
 """Shared memory of a namespace in the target: its segment of participants and the segments of maps.
 
-The target opens the files itself, by their path, so it must be the same user's and see the same file system. They stay
-mapped until the target ends: its threads are participants, and the kernel walks their robust lists when they end.
+The target opens the files itself, by their path, so it must be the same user's and see the same file system. Its
+threads become participants, whose robust lists the kernel walks when they end: they leave before the file is unmapped
+(`leaving`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from workbench.errors import MissingCapability, NotPermitted, RunFailed
 from workbench.runtime.attach.agent import MMAP, READ, WRITE, LoadedAgent
-from workbench.runtime.attach.memory import PAGE, Memory
+from workbench.runtime.attach.ledger import AT as LEDGER_AT
+from workbench.runtime.attach.memory import Memory
 from workbench.runtime.attach.remote import STUBS, Calls
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ MAP_SIZE = 128
 def _map_file(calls: Calls, memory: Memory, agent: LoadedAgent, path: Path) -> tuple[int, int]:
     """Address and length of the whole file in the target."""
     name = os.fsencode(path) + b"\0"
-    if len(name) > PAGE - PATH_AT:
+    if len(name) > LEDGER_AT - PATH_AT:
         raise MissingCapability(
             f"{path} is too long a path", "set WORKBENCH_NAMESPACES to a shorter one"
         )

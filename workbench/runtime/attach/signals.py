@@ -21,7 +21,7 @@ from workbench.runtime.attach.stop import Stop, status_fields
 if TYPE_CHECKING:
     from workbench.runtime.attach.records import Record
 
-__all__ = ("Signals", "end_signals")
+__all__ = ("Signals", "end_signals", "pending")
 
 _TRAP = 5
 _PATIENCE = 0.5
@@ -42,7 +42,7 @@ class Signals:
 
     def __init__(self, memory: Memory, agent: LoadedAgent, record: Record) -> None:
         self.memory, self.agent = memory, agent
-        self._record = record
+        self.record = record
         self._holders = 0
         self._slots: set[int] = set()
 
@@ -55,7 +55,7 @@ class Signals:
         """
         if not self._holders:
             ends = self.agent.symbols["wb_agent_signals_end"]
-            self._record.signals(ends, self.agent.stub)
+            self.record.signals(ends, self.agent.stub)
             with Stop(self.memory.pid) as stop, Calls(stop, self.memory, self.agent.stub) as calls:
                 error = calls.function(self.agent.symbols["wb_agent_signals_begin"])
             if error:
@@ -100,7 +100,8 @@ class Signals:
         self.memory.write(self.slot(number), bytes(8))
 
 
-def _pending(stop: Stop) -> bool:
+def pending(stop: Stop) -> bool:
+    """A thread of the held process has a SIGTRAP coming."""
     for thread, delivered in stop.threads.items():
         fields = status_fields(stop.pid, thread)
         words = (fields.get("SigPnd", "0"), fields.get("ShdPnd", "0"))
@@ -119,10 +120,10 @@ def end_signals(pid: int, memory: Memory, function: int, stub: int) -> bool:
     end = time.monotonic() + _PATIENCE
     while True:
         with Stop(pid) as stop:
-            pending = _pending(stop)
-            if not pending:
+            coming = pending(stop)
+            if not coming:
                 with Calls(stop, memory, stub) as calls:
                     calls.function(function)
-        if not pending or time.monotonic() > end:
-            return not pending
+        if not coming or time.monotonic() > end:
+            return not coming
         time.sleep(0.005)

@@ -26,11 +26,10 @@ from workbench.runtime.attach.places import Place
 from workbench.runtime.attach.relocate import JUMP, Displaced, Unjumpable
 from workbench.runtime.attach.stop import Stop
 from workbench.runtime.attach.syscall_sites import CallSite, find_sites
-from workbench.runtime.attach.syscall_trampoline import call_trampoline
+from workbench.runtime.attach.syscall_trampoline import CallTrampoline, call_trampoline
 from workbench.runtime.attach.trampoline import jump
 
 if TYPE_CHECKING:
-    from workbench.runtime.attach.arena import Arena
     from workbench.runtime.attach.link import Program
     from workbench.runtime.attach.process import Process
     from workbench.runtime.maps import Map
@@ -42,7 +41,8 @@ ANY = 2**64 - 1
 _FORMS = {"raw": 0, "record": 1}
 _CHAIN = struct.Struct("<II")
 _HOOK = struct.Struct("<QQQ")  # link, number, form
-_WORDS, _WANTED, _CHAIN_AT = 0, 24, 32
+_WANTED, _CHAIN_AT = 24, 32
+_WORDS_AT = 32  # the words of struct wb_calls in each arena's data (`Room`)
 _NUMBERS = 1 << 16
 # vfork, clone, clone3: the child's programs run under its own numbers; set_robust_list: the thread joins anew.
 _ALWAYS = (56, 58, 273, 435)
@@ -100,12 +100,16 @@ class SystemCalls:
     refused: dict[str, str] = field(default_factory=dict)
     _sites: dict[int, _Site] = field(default_factory=dict)
     _known: set[tuple[str, int, str]] = field(default_factory=set)
-    _words: dict[int, int] = field(default_factory=dict)
 
     @property
     def hooked(self) -> int:
         """System call instructions that jump to us now."""
         return sum(one.installed for one in self._sites.values())
+
+    @property
+    def sites(self) -> list[tuple[int, bytes, int]]:
+        """Every place that was hooked: address, jump, address of its record."""
+        return [(one.address, one.patch, one.record) for one in self._sites.values()]
 
     # Attaching --------------------------------------------------------------------------------------------------
 
@@ -257,18 +261,24 @@ class SystemCalls:
                 break
         else:
             return False
-        words = self._words_of(arena)
-        record = arena.take_data(_DATA_PER_SITE)
+        words = arena.data + _WORDS_AT
         length = site.end - site.start
         displaced = list(Decoder(64, place.original[:length], ip=place.address))
-        at = arena.code + arena.code_used
+
+        def make(at: int, record: int) -> CallTrampoline:
+            return call_trampoline(at, record, words, displaced, keeps_flags=site.keeps_flags)
+
+        at, record = room.trampolines.pop(place.address, (0, 0))
+        there = arena.code <= at < arena.data <= record < arena.end
         try:
-            made = call_trampoline(at, record, words, displaced, keeps_flags=site.keeps_flags)
+            if not there or not self._is(at, (made := make(at, record)).code):
+                at, record = arena.code + arena.code_used, arena.keep_data(_DATA_PER_SITE)
+                made = make(at, record)
+                arena.keep_code(len(made.code))
+                room.write(at, made.code)
         except Unjumpable as error:
             self.refused[f"{place.name}@{site.call:#x}"] = str(error)
             return True
-        arena.take_code(len(made.code))
-        room.write(at, made.code)
         back = place.address + site.call - site.start + 2
         room.write(record, struct.pack("<QQ", place.address, back).ljust(_DATA_PER_SITE, b"\0"))
         inside = {old: new for old, new in made.moved.items() if 0 < old - place.address < JUMP}
@@ -283,15 +293,9 @@ class SystemCalls:
         )
         return True
 
-    def _words_of(self, arena: Arena) -> int:
-        """The words of an arena that its trampolines call through."""
-        if arena.code not in self._words:
-            agent = self.process.room.agent
-            assert agent is not None
-            at = self._words[arena.code] = arena.take_data(64)
-            words = self.process.memory.read(agent.symbols["wb_calls"] + _WORDS, 32)
-            self.process.room.write(at, words)
-        return self._words[arena.code]
+    def _is(self, address: int, code: bytes) -> bool:
+        """A trampoline that an earlier workbench left is the one that would be made now."""
+        return self.process.memory.read(address, len(code)) == code
 
     # While the process is held ------------------------------------------------------------------------------------
 
@@ -401,7 +405,6 @@ class SystemCalls:
         self.refused = {}
         self._sites.clear()
         self._known.clear()
-        self._words.clear()
         for link in before:
             link.detached = True
             if link.request.holder is not None and link in link.request.holder:

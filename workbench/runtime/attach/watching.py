@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from workbench.errors import MissingCapability, NotPermitted, TargetGone
 from workbench.runtime.attach.agent import MMAP, READ, WRITE
+from workbench.runtime.attach.memory import PAGE, mappings
 from workbench.runtime.attach.remote import Calls
 from workbench.runtime.attach.segments import PATH_AT
 from workbench.runtime.attach.stop import Stop
@@ -61,7 +62,9 @@ class Watching:
             try:
                 fd = calls.call(_OPENAT, _HERE, agent.stub + PATH_AT, os.O_RDWR | os.O_CLOEXEC, 0)
                 try:
+                    before = mappings(pid)
                     self._memory = calls.call(MMAP, 0, length, READ | WRITE, _SHARED, fd, 0), length
+                    self._process.room.enlist(before)
                 finally:
                     calls.call(_CLOSE, fd)
             except OSError as error:
@@ -76,11 +79,16 @@ class Watching:
                 ) from error
             self._number = calls.function(agent.symbols["wb_agent_watch"], *self._memory)
             if self._number < 0:
-                calls.call(_MUNMAP, *self._memory)
+                self._unmap(calls)
         if self._number < 0:
             raise MissingCapability(
                 f"process {pid} takes no more watches: {os.strerror(-self._number)}"
             )
+
+    def _unmap(self, calls: Calls) -> None:
+        at, length = self._memory
+        self._process.room.strike(at, at + (length + PAGE - 1) // PAGE * PAGE)
+        calls.call(_MUNMAP, at, length)
 
     def close(self) -> None:
         """Stop taking hits, once the events are closed; harmless twice."""
@@ -93,5 +101,5 @@ class Watching:
                 return  # it runs another program
             with Stop(memory.pid) as stop, Calls(stop, memory, agent.stub) as calls:
                 if not calls.function(agent.symbols["wb_agent_unwatch"], self._number):
-                    calls.call(_MUNMAP, *self._memory)
+                    self._unmap(calls)
             self._signals.release()

@@ -27,6 +27,7 @@ struct wb_calls {
     uint64_t enter, leave, child; /*  0  addresses of the code that trampolines call */
     uint64_t wanted;              /* 24  of wb_call_wanted */
     struct wb_call_chain *chain;  /* 32 */
+    uint64_t made;                /* 40  where a thread is that sleeps in a call that wb_call_enter makes */
 };
 extern struct wb_calls wb_calls;
 

@@ -58,6 +58,9 @@ __asm__(".text\n"
         "jnz 2f\n"
         "mov 128(%rsp), %rax\n"
         "syscall\n"
+        ".globl wb_call_made\n"
+        ".hidden wb_call_made\n"
+        "wb_call_made:\n"
         "mov %rax, 88(%rsp)\n" ARGUMENTS
         "1: lea 8(%rsp), %rdi\n"
         "call wb_call_left\n" BACK
@@ -99,11 +102,12 @@ __asm__(".text\n"
         "ret\n"
         ".size wb_call_born, . - wb_call_born\n");
 
-extern const char wb_call_enter[], wb_call_leave[], wb_call_born[];
+extern const char wb_call_enter[], wb_call_leave[], wb_call_born[], wb_call_made[];
 WB_EXPORT struct wb_calls wb_calls = {
     .enter = (uint64_t)wb_call_enter,
     .leave = (uint64_t)wb_call_leave,
     .child = (uint64_t)wb_call_born,
     .wanted = (uint64_t)wb_call_wanted,
+    .made = (uint64_t)wb_call_made,
 };
 #endif

@@ -36,16 +36,17 @@ struct event_data {
 
 extern char wb_restorer[] __attribute__((visibility("hidden")));
 static struct wb_kernel_sigaction previous;
+WB_EXPORT uint32_t wb_trap_taken; /* the handler was installed, and not taken out again */
 
 static uint64_t watch_time(void) { return wb_clock(1); }
 
-static void sample(struct wb_sampled *one, const void *context) {
+static void sample(struct wb_sampled *one, uint64_t periods, const void *context) {
     struct event_data data;
     uint64_t frame;
     copy_registers(context, (uint64_t *)&data.registers, &frame);
     data.registers.orig_ax = ~0ull;
     data.registers.ss = 0x2b;
-    data.period = one->period;
+    data.period = one->period * periods;
     data.address = 0;
     struct wb_task *task = wb_task_of_this_thread();
     uint64_t result, start = wb_clock(1);
@@ -53,6 +54,18 @@ static void sample(struct wb_sampled *one, const void *context) {
         return;
     __atomic_fetch_add(&one->runs, 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&one->spent, wb_clock(1) - start, __ATOMIC_RELAXED);
+}
+
+bool wb_sample(uint64_t data, uint64_t periods, const void *context);
+
+/* Run the program for events with this data: the first in so many periods. False = nobody's. */
+bool wb_sample(uint64_t data, uint64_t periods, const void *context) {
+    for (int i = 0; i < WB_SAMPLED; i++)
+        if (WB_LOAD(&wb_sampled[i].data) == data) {
+            sample(&wb_sampled[i], periods, context);
+            return true;
+        }
+    return false;
 }
 
 static void hand_on(int number, const void *info, const void *context) {
@@ -83,11 +96,8 @@ static void on_trap(int number, const void *info, const void *context) {
     __builtin_memcpy(&address, (const char *)info + PERF_ADDRESS_OFFSET, sizeof address);
     __builtin_memcpy(&data, (const char *)info + PERF_DATA_OFFSET, sizeof data);
     __builtin_memcpy(&flags, (const char *)info + PERF_FLAGS_OFFSET, sizeof flags);
-    for (int i = 0; i < WB_SAMPLED; i++)
-        if (WB_LOAD(&wb_sampled[i].data) == data) {
-            sample(&wb_sampled[i], context);
-            return;
-        }
+    if (wb_sample(data, 1, context))
+        return;
     if (!take_hit(data, address, flags, context) && (uint64_t)previous.handler > 1)
         hand_on(number, info, context); /* the agent of another workbench */
 }
@@ -101,8 +111,11 @@ WB_EXPORT int64_t wb_agent_signals_begin(void) {
     previous = now;
     struct wb_kernel_sigaction own = {
         (void *)on_trap, SIGNALS_FLAGS, wb_restorer, ~(1ull << (SIGNAL_SEGV - 1) | 1ull << (SIGNAL_BUS - 1))};
+    wb_trap_taken = 1;
     return wb_system_call(SYS_rt_sigaction, SIGNAL_TRAP, (int64_t)&own, 0, 8, 0, 0);
 }
+
+int64_t wb_signals_leave(void);
 
 /* Put the previous handler back; 1 = another one was installed since, which stays. */
 WB_EXPORT int64_t wb_agent_signals_end(void) {
@@ -110,7 +123,19 @@ WB_EXPORT int64_t wb_agent_signals_end(void) {
     int64_t error = wb_system_call(SYS_rt_sigaction, SIGNAL_TRAP, 0, (int64_t)&now, 8, 0, 0);
     if (error || now.handler != (void *)on_trap)
         return error ? error : 1;
-    return wb_system_call(SYS_rt_sigaction, SIGNAL_TRAP, (int64_t)&previous, 0, 8, 0, 0);
+    error = wb_system_call(SYS_rt_sigaction, SIGNAL_TRAP, (int64_t)&previous, 0, 8, 0, 0);
+    if (!error)
+        wb_trap_taken = 0;
+    return error;
+}
+
+/* No event and no area is served any more. 1 = nobody knows the handler, 0 = another one may call it. */
+int64_t wb_signals_leave(void) {
+    for (int i = 0; i < WB_SAMPLED; i++)
+        WB_STORE(&wb_sampled[i].data, 0);
+    for (int i = 0; i < WATCH_AREAS; i++)
+        atomic_store(&areas[i], NULL);
+    return !wb_trap_taken || !wb_agent_signals_end();
 }
 
 /* Take hits for the area that is mapped at `memory`; its number or a negative errno. */
