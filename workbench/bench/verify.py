@@ -117,6 +117,8 @@ def _objects() -> tuple[int, int, float, str]:
     names = sorted(path.name.split(".")[0] for path in built_object("cpu").parent.glob("*.bpf.o"))
     for one in dict.fromkeys(names):
         obj = builtin(one)
+        if obj.struct_ops:  # schedulers call into the kernel
+            continue
         for constants in ({}, _KNOBS[one]) if one in _KNOBS else ({},):
             linked = link(obj, btf=obj.btf, constants=constants)
             for program in linked.programs.values():

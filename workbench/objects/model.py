@@ -144,6 +144,11 @@ class BpfObject:
         variables = self.btf.variables(section).items()
         return {name: (offsets[name], number) for name, (_, number) in variables if name in offsets}
 
+    @property
+    def struct_ops(self) -> tuple[str, ...]:
+        """Names of the object's struct_ops variables: sched_ext schedulers and the like, which the kernel alone runs."""
+        return tuple(sorted(self.globals(".struct_ops")))
+
     def record_dtype(self, ring: str, struct: str = "") -> np.dtype[np.void]:
         """Layout of the records of `ring`, from the global `const struct X *_schema_RING`, or of a struct by its name.
 

@@ -18,7 +18,11 @@ from workbench.objects.model import open as open_object
 from workbench.runtime.isa import Instruction, assemble, decode, disassemble, encode
 from workbench.runtime.isa import opcodes as op
 
-OBJECTS = sorted(path.name.partition(".")[0] for path in built_object("x").parent.glob("*.bpf.o"))
+OBJECTS = sorted(
+    path.name.partition(".")[0]
+    for path in built_object("x").parent.glob("*.bpf.o")
+    if not open_object(path).struct_ops  # schedulers call into the kernel
+)
 
 
 def llvm_has(one: Instruction) -> bool:

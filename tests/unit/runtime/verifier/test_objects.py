@@ -11,7 +11,11 @@ from workbench.objects.link import link
 from workbench.objects.model import builtin
 from workbench.runtime.verifier import verify_object
 
-_NAMES = sorted(path.name.removesuffix(".bpf.c") for path in (Path(__file__).parents[4] / "bpf").glob("*.bpf.c"))
+_NAMES = sorted(
+    path.name.removesuffix(".bpf.c")
+    for path in (Path(__file__).parents[4] / "bpf").glob("*.bpf.c")
+    if ".struct_ops" not in path.read_text()  # schedulers call into the kernel
+)
 _KNOBS: dict[str, list[dict[str, Any]]] = {
     "cpu": [{"copy_bytes": 16384}],
     "uprobe": [

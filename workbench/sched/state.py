@@ -1,0 +1,122 @@
+"""What the kernel says of sched_ext: which scheduler is in charge, which tasks it has, what it counted.
+
+Source: /sys/kernel/sched_ext (kernel/sched/ext.c) and sched_setscheduler(2); SCHED_EXT is policy 7 of
+include/uapi/linux/sched.h.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.errors import MissingCapability, NotPermitted, TargetGone
+
+__all__ = ("SCHED_EXT", "State", "policies", "read_state", "set_policy", "threads")
+
+SCHED_EXT = 7
+_SYSFS = Path("/sys/kernel/sched_ext")
+
+
+@dataclass(frozen=True)
+class State:
+    """`state` is enabled, enabling, disabling or disabled; `name` the scheduler in charge, else empty; `loads` how many
+    schedulers were switched on since boot; `events` the kernel's own counters of the scheduler in charge.
+    """
+
+    state: str
+    name: str
+    loads: int
+    events: dict[str, int]
+
+    @property
+    def enabled(self) -> bool:
+        """A scheduler is in charge, or about to be."""
+        return self.state not in ("disabled", "")
+
+
+def read_state() -> State:
+    """The kernel's state of sched_ext.
+
+    Raises
+    ------
+    MissingCapability
+        The kernel has no sched_ext.
+    """
+    try:
+        state = (_SYSFS / "state").read_text().strip()
+    except OSError as error:
+        raise MissingCapability(
+            "this kernel has no sched_ext (no /sys/kernel/sched_ext)",
+            "boot one with CONFIG_SCHED_CLASS_EXT (Linux 6.12 or newer), or run in a guest: `workbench lab run -- ...`",
+        ) from error
+
+    def read(name: str) -> str:
+        with contextlib.suppress(OSError):  # root/ is there only while a scheduler is
+            return (_SYSFS / name).read_text()
+        return ""
+
+    events = dict(line.split()[:2] for line in read("root/events").splitlines() if line.strip())
+    return State(
+        state,
+        read("root/ops").strip(),
+        int(read("enable_seq").strip() or 0),
+        {name: int(count) for name, count in events.items()},
+    )
+
+
+def threads(pid: int) -> list[int]:
+    """Thread ids of a process.
+
+    Raises
+    ------
+    TargetGone
+        There is no such process.
+    """
+    try:
+        return sorted(int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir())
+    except OSError as error:
+        raise TargetGone(f"there is no process {pid}", "check the pid") from error
+
+
+def policies(pid: int) -> dict[int, int]:
+    """Scheduling policy of every thread of a process, by thread id."""
+    found = {}
+    for thread in threads(pid):
+        with contextlib.suppress(ProcessLookupError):
+            found[thread] = os.sched_getscheduler(thread)
+    return found
+
+
+def set_policy(pid: int, policy: int = SCHED_EXT) -> dict[int, int]:
+    """Give every thread of a process a policy, those that come meanwhile as well; children inherit it.
+
+    Returns
+    -------
+    dict of int to int
+        The policies before, for `restore`-ing them thread by thread.
+
+    Raises
+    ------
+    NotPermitted
+        The process belongs to another user.
+    TargetGone
+        It has ended.
+    """
+    before: dict[int, int] = {}
+    while True:
+        new = [thread for thread in threads(pid) if thread not in before]
+        if not new:
+            return before
+        for thread in new:
+            try:
+                before[thread] = os.sched_getscheduler(thread)
+                os.sched_setscheduler(thread, policy, os.sched_param(0))
+            except ProcessLookupError:
+                before.setdefault(thread, policy)
+            except PermissionError as error:
+                raise NotPermitted(
+                    f"cannot change the scheduling policy of process {pid}",
+                    "be its owner, or root",
+                ) from error
