@@ -11,13 +11,13 @@ import errno
 import mmap
 import os
 import struct
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workbench.errors import MissingCapability, NotPermitted, WorkbenchError
-from workbench.kernel import perf
+from workbench.kernel import perf, struct_ops
+from workbench.kernel.clocks import interval_events, sampling_events
 from workbench.kernel.libbpf import capture_log, errno_error, library, log_text
 from workbench.kernel.links import Link
 from workbench.kernel.maps import Map
@@ -200,21 +200,27 @@ class Loaded:
 
         Threads that the process makes later are followed (perf's `inherit`).
         """
-        cpus = range(os.cpu_count() or 1) if pid is None else (-1,)
-        tasks = (-1,) if pid is None else tuple(int(one.name) for one in Path(f"/proc/{pid}/task").iterdir())
-        attributes = perf.EventAttributes(
-            perf.SOFTWARE, perf.CPU_CLOCK, sample=1_000_000_000 // hertz,
-            flags=("disabled",) if pid is None else ("disabled", "inherit"), wakeup=1,
-        )  # fmt: skip
+        return self._attach_events(program, f"{hertz} Hz", sampling_events(hertz, pid))
+
+    def attach_struct_ops(self, name: str) -> Link:
+        """Register a struct_ops variable (a scheduler) of the object; see `workbench.kernel.struct_ops.attach`."""
+        if self._handle is None:
+            raise WorkbenchError(f"{self.object.name} is closed", "load it again")
+        return self._keep(struct_ops.attach(self._handle, name))
+
+    def attach_interval(self, program: str, period: int, *, cookie: int = 0) -> Link:
+        """Run a `perf_event` program every `period` ns of wall-clock time, on one CPU."""
+        return self._attach_events(program, f"{period} ns", interval_events(period), cookie)
+
+    def _attach_events(
+        self, program: str, what: str, events: Iterable[int], cookie: int = 0
+    ) -> Link:
         links: list[Link] = []
-        fds = []
-        for task in tasks:
-            for cpu in cpus:
-                event = perf.open_event(attributes, pid=task, cpu=cpu)
-                links.append(self.attach_perf_event(program, event))
-                perf.enable(event)
-                fds += links[-1].take()
-        return self._keep(Link(f"{program} at {hertz} Hz", fds))
+        for event in events:
+            links.append(self.attach_perf_event(program, event, cookie=cookie))
+            perf.enable(event)
+        fds = [fd for link in links for fd in link.take()]
+        return self._keep(Link(f"{program} at {what}", fds))
 
     def attach_perf_event(self, program: str, event_fd: int, *, cookie: int = 0) -> Link:
         """Run `program` on every overflow of a perf event; takes ownership of `event_fd`.
@@ -297,9 +303,7 @@ class Loaded:
         Arguments as of `attach_uprobes`, for one place. `program` must be loaded without an expected attach type
         (`load(attach_types={program: 0})`).
         """
-        event = perf.open_uprobe(
-            path, offset, pid=pid, on_return=on_return, semaphore=semaphore
-        )
+        event = perf.open_uprobe(path, offset, pid=pid, on_return=on_return, semaphore=semaphore)
         link = self.attach_perf_event(program, event, cookie=cookie)
         perf.enable(event)
         return link
@@ -447,6 +451,8 @@ def _prepare(
             lib.bpf_program__set_expected_attach_type(program, _UPROBE_MULTI)
             if section.split("/")[0].endswith(".s"):
                 lib.bpf_program__set_flags(program, _SLEEPABLE)
+        if section.removeprefix("struct_ops/") in struct_ops.SLEEPABLE_MEMBERS:
+            lib.bpf_program__set_flags(program, _SLEEPABLE)
         if name in attach_types:
             lib.bpf_program__set_expected_attach_type(program, attach_types[name])
         logs[name] = ctypes.create_string_buffer(_LOG_BYTES)
@@ -456,6 +462,7 @@ def _prepare(
     current = lib.bpf_object__next_map(handle, None)
     while current:
         name = lib.bpf_map__name(current).decode()
+        struct_ops.prepare(current)
         if name in unknown_sizes:
             lib.bpf_map__set_max_entries(current, unknown_sizes.pop(name))
         if name in unknown_maps:
@@ -493,6 +500,8 @@ def _load_error(
             lines = {line.instruction: line.text for line in obj.lines if line.section == section}
             return rejection(name, log, lines)
     error = errno_error(f"cannot load {obj.name}", result)
-    if text and not isinstance(error, NotPermitted):  # libbpf's guesses at a missing privilege mislead
+    if text and not isinstance(
+        error, NotPermitted
+    ):  # libbpf's guesses at a missing privilege mislead
         error.message += f"\n{text}"
     return error

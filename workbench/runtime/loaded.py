@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
 from workbench.errors import BadSpec, WorkbenchError
 from workbench.runtime.helpers.streams import needed_rings
 from workbench.runtime.inventory import Note, announce
@@ -21,25 +19,28 @@ from workbench.runtime.maps import current_run
 from workbench.runtime.maps.holding import Holding
 from workbench.runtime.program import Links, Program
 from workbench.runtime.sharing import enter_process, enter_space, leave_process, leave_space
+from workbench.runtime.timers import RING, enter_timers, leave_timers
+from workbench.runtime.variables import global_views
 from workbench.runtime.verify import linked_for_user_space, refuse_missing_helpers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
 
+    import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
     from workbench.objects.linked import LinkedObject
     from workbench.objects.model import BpfObject
     from workbench.runtime.attach import Link, Process
-    from workbench.runtime.attach.sampling import Sampling
+    from workbench.runtime.attach.sampling import Driver, Sampling
     from workbench.runtime.helpers.printk import Lines
-    from workbench.runtime.helpers.timers import Timers
+    from workbench.runtime.intervals import Interval
     from workbench.runtime.maps import Map, Space
     from workbench.runtime.tracepoints import CallPoint
 
-    _Link = TypeVar("_Link", Links, Sampling)
+    _Link = TypeVar("_Link", Links, Sampling, Interval)
 
 __all__ = ("Loaded", "load")
 
@@ -69,15 +70,19 @@ class Loaded:
         self.why = ""
         self.left_out = 0
         self.programs: dict[str, Program] = {}
-        self._links: list[Links | Sampling] = []
+        self._links: list[Links | Sampling | Interval] = []
         self._processes: dict[int, Process] = {}
         self._notes: list[Note] = []
         self._closed = False
         self._holding = Holding(space)
         self.all_maps: list[Map] = [self._holding.create(one, linked.btf) for one in linked.maps]
         # Rings of the helpers' own, opened in every target as well: printed lines, timers.
-        self._extra: list[Map] = [self._holding.create(one) for one in needed_rings(linked)]
-        self._timers: Timers | None = None
+        rings = needed_rings(linked)
+        self._timers = enter_timers(space) if RING in rings else None
+        self._extra: list[Map] = [
+            self._timers.ring if one is RING and self._timers else self._holding.create(one)
+            for one in rings
+        ]
         self._lines: Lines | None = None
         self.maps: dict[str, Map] = {}
         self.rings: dict[str, Map] = {}
@@ -85,21 +90,7 @@ class Loaded:
             if one.name.startswith("."):
                 continue
             (self.rings if one.type == _RING_BUFFER else self.maps)[one.name] = made
-        self.globals: dict[str, NDArray[Any]] = self._global_views()
-
-    def _global_views(self) -> dict[str, NDArray[Any]]:
-        btf, views = self.linked.btf, {}
-        for name, variable in self.linked.variables.items():
-            area = self.linked.maps[variable.map]
-            if btf is None or area.read_only or not area.name.startswith((".data", ".bss")):
-                continue
-            dtype = btf.dtype(variable.type)
-            base, shape = dtype.subdtype or (dtype, ())
-            if variable.offset + dtype.itemsize > area.value_size:
-                continue
-            raw = self.all_maps[variable.map].bytes_of_first()
-            views[name] = np.ndarray(shape, base, raw, variable.offset)
-        return views
+        self.globals: dict[str, NDArray[Any]] = global_views(linked, self.all_maps)
 
     def __repr__(self) -> str:
         return (
@@ -122,6 +113,8 @@ class Loaded:
         """Take in a program and leave a note of it for `workbench bpf progs`."""
         self.programs[program.name] = program
         program.probe_maps = (*self.all_maps, *self._extra)
+        if self._timers is not None:
+            self._timers.add(program, self.all_maps)
         linked = self.linked
         note = announce(self.space, linked.name, linked.license, program.linked, self.all_maps)
         self._notes.append(note)
@@ -272,7 +265,9 @@ class Loaded:
             holder += process.attach_many([request], wait=True)
         return self._noted(program, Links(f"{program} on {site}", holder, process))
 
-    def attach_sampling(self, program: str, hertz: int, *, pid: int | None = None) -> Sampling:
+    def attach_sampling(
+        self, program: str, hertz: int, *, pid: int | None = None, driver: Driver = "auto"
+    ) -> Sampling:
         """Run a program of section perf_event at intervals of the CPU time of each thread of a process.
 
         Parameters
@@ -282,6 +277,8 @@ class Loaded:
             Samples for a second of a thread's CPU time.
         pid : int, optional
             The process; by default the one that `load` was told.
+        driver : {"auto", "perf", "timer"}
+            What tells the threads; see `workbench.runtime.attach.sampling`.
 
         Raises
         ------
@@ -295,7 +292,18 @@ class Loaded:
             raise BadSpec(f"{hertz} samples a second", "1 to 1,000,000")
         request = Request(one.probe, f"{hertz} Hz", maps=one.probe_maps)
         process, period = self._process(pid), 1_000_000_000 // hertz
-        return self._keep(Sampling(process, request, period, left_out=self.left_out))
+        return self._keep(
+            Sampling(process, request, period, left_out=self.left_out, driver=driver)
+        )
+
+    def attach_interval(self, program: str, period: int, *, cookie: int = 0) -> Interval:
+        """Run a program of section perf_event every `period` ns of wall-clock time; see `Interval`."""
+        from workbench.runtime.intervals import Interval
+
+        one = self.programs[program]
+        if self._timers is not None:
+            self._timers.use(one)
+        return self._keep(Interval(one, self.space, period, cookie=cookie))
 
     def attach_raw_tracepoint(
         self, program: str, name: str, *, cookie: int = 0, pid: int | None = None
@@ -364,6 +372,8 @@ class Loaded:
     def _keep(self, link: _Link) -> _Link:
         self._links = [old for old in self._links if old.attached]
         self._links.append(link)
+        if self._timers is not None:
+            self._timers.learn(self._processes.values())
         return link
 
     @property
@@ -374,17 +384,6 @@ class Loaded:
 
             self._lines = Lines(self.space)
         return self._lines
-
-    def _fire_timers(self, program: Program) -> None:
-        """Let timers that the program starts in this process fire."""
-        if not any(one.name == ".timers" for one in self._extra):
-            return
-        from workbench.runtime.helpers.timers import Timers
-
-        if self._timers is None:
-            self._timers = Timers(self.space, self.all_maps)
-        code = program.code
-        self._timers.add(code.address, code.ranges)
 
     def test_run(self, program: str, data: bytes = bytes(64), repeat: int = 1) -> tuple[int, int]:
         """As BPF_PROG_TEST_RUN: (return value, mean duration of one run in ns).
@@ -397,7 +396,8 @@ class Loaded:
 
         one = self.programs[program]
         protect()
-        self._fire_timers(one)
+        if self._timers is not None:
+            self._timers.use(one)
         # Whatever the program may read is there; so is what those may that it tail-calls.
         least = max(other.verdict.context_size for other in self.programs.values())
         context = make_context(one.linked.type, data, least)
@@ -413,7 +413,7 @@ class Loaded:
             return
         self._closed = True
         if self._timers is not None:
-            self._timers.close()
+            leave_timers(self._timers, self.programs.values(), self.all_maps)
         for note in self._notes:
             note.close()
         self.globals.clear()

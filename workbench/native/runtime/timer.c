@@ -1,9 +1,10 @@
 /* Timers in map values (kernel/bpf/helpers.c, bpf_timer_*).
  *
- * The timer's state is in the value itself. Starting one puts a record into a ring of the namespace; a thread of the
- * process that loaded the program reads it, waits, and fires what is still armed as it was then: every start, cancel
- * and run makes a new generation, so a record of an earlier one fires nothing. Without that ring nobody would fire, and
- * bpf_timer_init gives -EPERM, which is the kernel's answer for a map that no process holds.
+ * The timer's state is in the value itself, which is shared memory. Starting one puts a record into a ring of the
+ * namespace; a thread of the process that loaded the program reads it, waits, and fires there, wherever it was started,
+ * what is still armed as it was then: every start, cancel and run makes a new generation, so a record of an earlier one
+ * fires nothing. Without that ring nobody would fire, and bpf_timer_init gives -EPERM, which is the kernel's answer for
+ * a map that no process holds.
  */
 #include "timer.h"
 
@@ -43,7 +44,9 @@ HELPER(timer_init) {
     if (!run->space || !run->space->timers)
         return ERROR(WB_EPERM);
     WB_STORE(&timer->callback, 0);
-    return change(timer, &none, r3 << 4 | (1ull << 32) | WB_TIMER_IDLE) ? 0 : ERROR(WB_EBUSY);
+    /* An earlier timer may have been in this memory: its records must not be taken for this one's. */
+    uint64_t generation = wb_clock(1) / 1024 << 32;
+    return change(timer, &none, generation | r3 << 4 | WB_TIMER_IDLE) ? 0 : ERROR(WB_EBUSY);
 }
 
 HELPER(timer_set_callback) {

@@ -19,8 +19,9 @@ from workbench.runtime.jit.lookup import INLINED, stride
 if TYPE_CHECKING:
     from workbench.runtime.verifier.verdict import Verdict
 
-__all__ = ("BUDGET", "HasHandle", "Program")
+__all__ = ("BUDGET", "CALLBACK", "HasHandle", "Program")
 
+CALLBACK = "callback_"  # and the function's first slot: the same name in every tier
 BUDGET = 1 << 26  # back-edges and rounds that the verifier could not bound, in one run
 
 
@@ -114,9 +115,14 @@ class Program:
         """Address of the code in use."""
         return self._codes[-1].address
 
-    def ranges(self) -> list[tuple[int, int]]:
-        """(address, bytes) of every piece of its code that is mapped: threads may still be in an older one."""
-        return [(code.base, len(code.blob.code)) for code in self._codes]
+    def callbacks(self) -> dict[int, str]:
+        """Its functions that helpers and timers may call, by address, in every piece of code that is mapped."""
+        return {
+            code.base + one.offset: one.name
+            for code in list(self._codes)
+            for one in code.blob.symbols
+            if one.name.startswith(CALLBACK)
+        }
 
     def start(self, tier: str = "") -> Program:
         """Make it runnable; by default with quick code, while optimised code is made in the background.

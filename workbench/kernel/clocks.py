@@ -1,0 +1,36 @@
+"""Events of the CPU clock that programs of section perf_event are attached to; the caller enables and closes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from workbench.kernel import perf
+
+__all__ = ("interval_events", "sampling_events")
+
+
+def sampling_events(hertz: int, pid: int | None) -> Iterator[int]:
+    """`hertz` times a second of CPU time: one event per thread of a process, or one per CPU."""
+    cpus = range(os.cpu_count() or 1) if pid is None else (-1,)
+    tasks = (
+        (-1,)
+        if pid is None
+        else tuple(int(one.name) for one in Path(f"/proc/{pid}/task").iterdir())
+    )
+    attributes = perf.EventAttributes(
+        perf.SOFTWARE, perf.CPU_CLOCK, sample=1_000_000_000 // hertz,
+        flags=("disabled",) if pid is None else ("disabled", "inherit"), wakeup=1,
+    )  # fmt: skip
+    for task in tasks:
+        for cpu in cpus:
+            yield perf.open_event(attributes, pid=task, cpu=cpu)
+
+
+def interval_events(period: int) -> Iterator[int]:
+    """Every `period` ns of wall-clock time: the clock of one CPU, which goes on while that is idle."""
+    attributes = perf.EventAttributes(
+        perf.SOFTWARE, perf.CPU_CLOCK, sample=period, flags=("disabled",), wakeup=1
+    )
+    yield perf.open_event(attributes, pid=-1, cpu=min(os.sched_getaffinity(0)))
