@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from probed_programs import build, running
 
 import workbench as wb
 from workbench.errors import MissingCapability, RunFailed, TargetGone
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.needs("clang", "ptrace", "userspace JIT", "userspace ma
 SOURCE = """
 #include "workbench.h"
 struct registers { __u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di; };
-__u64 calls, returns, sum, ended, entered, samples;
+__u64 calls, returns, sum, ended, entered, samples, marks;
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
 	__uint(max_entries, 1);
@@ -48,6 +49,11 @@ SEC("uretprobe") int returned(struct registers *ctx)
 SEC("uprobe") int chained(struct registers *ctx)
 {
 	bpf_tail_call(ctx, &next, 0);
+	return 0;
+}
+SEC("usdt") int marked(void *ctx)
+{
+	__sync_fetch_and_add(&marks, 1);
 	return 0;
 }
 SEC("uprobe") int last(struct registers *ctx)
@@ -114,6 +120,28 @@ for line in sys.stdin:
         for _ in range(int(rest[0])):
             os.getppid()
         answer("done")
+"""
+
+
+MARKED = r"""
+#include <stdio.h>
+#define MARK __asm__ volatile( \
+    "990: nop\n.pushsection .note.stapsdt,\"\",\"note\"\n.balign 4\n" \
+    ".4byte 992f-991f,994f-993f,3\n991: .asciz \"stapsdt\"\n" \
+    "992: .balign 4\n993: .8byte 990b\n.8byte 0\n.8byte 0\n" \
+    ".asciz \"shop\"\n.asciz \"sold\"\n.asciz \"\"\n994: .balign 4\n.popsection\n")
+__attribute__((noipa)) long sell(long a) { MARK; return a + 1; }
+int main(void) {
+    long n;
+    puts("ready");
+    fflush(stdout);
+    while (scanf("%ld", &n) == 1) {
+        long sold = 0;
+        while (sold < n) sold = sell(sold);
+        printf("%ld\n", sold);
+        fflush(stdout);
+    }
+}
 """
 
 
@@ -284,6 +312,25 @@ def test_every_kind_of_program_is_replaced(
         assert (again["returns"], again["ended"]) == (100, 100)
         assert again["entered"] >= found["entered"] + 50
     target.call(1)
+
+
+def test_marks_are_replaced(obj: BpfObject, compiler: Compiler, tmp_path: Path) -> None:
+    with (
+        running([build(tmp_path, "marked", MARKED)]) as program,
+        obj.load("userspace", pid=program.pid) as loaded,
+    ):
+        assert program.read()[0] == "ready"
+        loaded.attach("marked", "shop:sold")
+        assert program.ask("20")[0] == "20"
+        assert (loaded.programs["marked"].tiers, loaded.globals["marks"]) == (
+            {program.pid: "quick"},
+            20,
+        )
+        compiler.go.set()
+        loaded.programs["marked"].wait(300)
+        assert program.ask("20")[0] == "20"
+        assert loaded.programs["marked"].tiers == {program.pid: "optimised"}
+        assert loaded.globals["marks"] == 40
 
 
 def test_the_object_is_closed_before_the_compiler_is_done(
