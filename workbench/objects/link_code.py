@@ -215,7 +215,8 @@ class CodeLinker:
             if one.offset % 8 or self._core is None:
                 raise BadBtf(f"{self.obj.name}: CO-RE relocation at byte {one.offset}")
             slot = (one.offset - begin) // 8
-            message = self._core.patch(body.code, slot, one, f"{body.name!r} at slot {slot}")
+            where = f"{self.obj.name}: {body.name!r} at slot {slot}"
+            message = self._core.patch(body.code, slot, one, where)
             if message:
                 body.unresolved.append(Unresolved(slot, message))
 

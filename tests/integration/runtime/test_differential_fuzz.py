@@ -44,9 +44,12 @@ def test_a_campaign_is_resumed() -> None:
     assert whole.accepted == parts[0].accepted + parts[1].accepted
 
 
-@pytest.mark.parametrize("seed", [1004000000368, 1018000000846, 1031000000504, 1077000000627])
+@pytest.mark.parametrize("seed", [1004000000368, 1018000000846, 1031000000504, 1077000000627, 1102000000059])
 def test_earlier_findings(seed: int) -> None:
-    """Loops that only may_goto ends and unknown helpers are none; a map that does not exist is refused."""
+    """Loops that only may_goto ends and unknown helpers are none; a map that does not exist is refused.
+
+    In the last probe_read's source and destination overlap.
+    """
     judge = Judge(("kernel", "optimised"))
     assert not judge.row(generate(seed))["bugs"]
     judge.close()

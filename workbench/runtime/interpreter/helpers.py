@@ -120,8 +120,15 @@ def _safe_read(machine: Interpreter, address: int, size: int) -> bytes | None:
 def _probe_read(machine: Interpreter, r1: int, r2: int, r3: int, r4: int, r5: int) -> int:
     size = r2 & 0xFFFFFFFF
     data = _safe_read(machine, r3, size) if size else b""
-    machine.memory.write(r1, data if data is not None else bytes(size))
-    return 0 if data is not None else -errno.EFAULT
+    if data is None or abs(r3 - r1) >= size:
+        machine.memory.write(r1, data if data is not None else bytes(size))
+        return 0 if data is not None else -errno.EFAULT
+    done = 0
+    for step in (8, 4, 2, 1):  # they overlap: in the order of copy_from_kernel_nofault
+        while size - done >= step:
+            machine.memory.write(r1 + done, bytes(_safe_read(machine, r3 + done, step) or b""))
+            done += step
+    return 0
 
 
 def _probe_read_string(machine: Interpreter, r1: int, r2: int, r3: int, r4: int, r5: int) -> int:
