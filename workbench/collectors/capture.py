@@ -6,6 +6,8 @@ The order at the end is the same whatever ends it: close the window, detach ever
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ("Capture",)
 
 FLUSH_SECONDS = 1.0
+TIMER_NAME = "wb-timer"
 FIRST_SECONDS, CHECKPOINT_SECONDS, _SHARE = 0.5, 2.0, 20
 """Counts in maps are kept after the first time that often, and at most for one part in `_SHARE` of the time."""
 
@@ -63,6 +66,8 @@ class Capture:
         self._attached: list[Collector] = []
         self._processes: Processes | None = None
         self._flushed = 0.0
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
         self._warnings: list[str] = []
         self._counting: list[str] = []
         self._checkpoint = 0.0
@@ -118,19 +123,26 @@ class Capture:
                 self._processes.finish()
         self.writer.discard()
 
-    def open(self) -> None:
-        """Let all collectors record, from the same moment on."""
+    def open(self, seconds: float | None = None) -> None:
+        """Let all collectors record, from the same moment on, for that long or until `close`."""
         now = self.writer.begin(save=False)
         self.target.window.open(now.monotonic_ns)
         self._flushed = self.begin = now.monotonic_ns / 1e9
         self._checkpoint = self.begin + FIRST_SECONDS
+        if seconds is not None and self.target.pid != os.getpid():  # there the timer would be recorded
+            self._timer = threading.Timer(seconds, self.close)  # draining may last
+            self._timer.name, self._timer.daemon = TIMER_NAME, True
+            self._timer.start()
 
     def close(self) -> None:
         """No collector records any more, from the same moment on; harmless twice."""
-        if not self.end:
-            now = self.writer.end()
-            self.target.window.close(now.monotonic_ns)
-            self.end = now.monotonic_ns / 1e9
+        with self._lock:
+            if not self.end:
+                now = self.writer.end()
+                self.target.window.close(now.monotonic_ns)
+                self.end = now.monotonic_ns / 1e9
+        if self._timer is not None:
+            self._timer.cancel()
 
     def note(self) -> None:
         """What collectors say of themselves, into the manifest."""

@@ -177,8 +177,9 @@ class Recorder:
             do = self._errands.do if target.pid == os.getpid() else _here
             do(lambda: self._attach(target))
             self._check_alive(target)
-            assert self._capture is not None
-            do(self._capture.open)
+            capture = self._capture
+            assert capture is not None
+            do(lambda: capture.open(self._seconds))
             with self._lock:
                 self._phase = "recording"
             if self._command_process is not None:
@@ -312,7 +313,7 @@ class Recorder:
                 DRAIN_SECONDS if left is None else min(DRAIN_SECONDS, max(left, 0.0))
             )
             left = self.state().remaining
-            over = left is not None and left <= 0
+            over = left is not None and (left <= 0 or capture.end > 0)
             if called or exited or over:
                 capture.close()  # before what has arrived is taken, which may last
                 with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,6 +76,7 @@ class Armory:
         self._timer: Timer | None = None
         self._windows: list[Window] = []
         self._held, self._paused_at = True, 0
+        self._lock = threading.RLock()  # the window may close while turns are taken
         self._rows: list[tuple[int, int, int, int, int, int, int]] = []
         self.closed = False
         self.trapped = 0
@@ -107,10 +109,11 @@ class Armory:
 
     def _pause(self) -> None:
         """Disarm; what is left of `close` takes longer."""
-        if not self._held and not self.closed:
-            self._held = True
-            self._disarm()
-            self._paused_at = now()
+        with self._lock:
+            if not self._held and not self.closed:
+                self._held = True
+                self._disarm()
+                self._paused_at = now()
 
     def _arm(self, pids: Iterable[int]) -> None:
         if self._values:
@@ -139,6 +142,10 @@ class Armory:
 
     def tend(self, pids: Iterable[int]) -> None:
         """Disarm what has spent its budget or its rate, arm again what may be, take turns."""
+        with self._lock:
+            self._tend(pids)
+
+    def _tend(self, pids: Iterable[int]) -> None:
         if self.closed or self._held:
             return
         armed = self._breakpoints.enabled
