@@ -57,6 +57,8 @@ def test_wheel_holds_core_objects_and_headers(wheel: Path, checkout: Path) -> No
     assert "workbench/native/_core.so" in names
     agents = {path.stem for path in (checkout / "workbench/native/agents").glob("*.c")}
     assert agents and {f"workbench/native/agents/{name}.so" for name in agents} <= names
+    workloads = {path.stem for path in (checkout / "workbench/native/workloads").glob("*.c")}
+    assert workloads and {f"workbench/native/workloads/{name}" for name in workloads} <= names
     programs = {path.name.removesuffix(".bpf.c") for path in (checkout / "bpf").glob("*.bpf.c")}
     built = {Path(name).name.split(".")[0] for name in names if name.startswith("workbench/objects/built/")}
     assert programs and built == programs

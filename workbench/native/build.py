@@ -16,20 +16,10 @@ from workbench.errors import MissingCapability
 from workbench.native.bitcode import build_bitcode
 from workbench.native.library import CORE
 
-__all__ = ("agent", "build", "compiler", "runtime_sources", "sources")
+__all__ = ("agent", "build", "compiler", "runtime_sources", "sources", "workload")
 
-FLAGS = (
-    "-std=c11",
-    "-O2",
-    "-g",
-    "-fPIC",
-    "-shared",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-fvisibility=hidden",
-    "-pthread",
-)
+FLAGS = ("-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread")
+LIBRARY = ("-fPIC", "-shared", "-fvisibility=hidden")
 HERE = Path(__file__).parent
 # The agent of the userspace runtime is put into processes of any C library, or of none, so it needs none: no undefined
 # symbol, no relocation but relative ones, no vector register (its callers' are alive), no stack protector (no TLS).
@@ -42,6 +32,8 @@ FREESTANDING = (
     "-mgeneral-regs-only",
     "-Wl,-s,-Bsymbolic,-z,defs,-z,norelro,-z,separate-code,--hash-style=sysv,--build-id=none",
 )
+# Workloads run in guests whatever their C library: static.
+PROGRAM = ("-static",)
 RUNTIME_AGENT_MACHINES = ("x86_64",)
 
 
@@ -70,21 +62,28 @@ def agent(name: str) -> Path:
     return HERE / "agents" / f"{name}.so"
 
 
+def workload(name: str) -> Path:
+    """Path of a workload: a program of known behaviour that experiments observe."""
+    return HERE / "workloads" / name
+
+
 def build(output: Path = CORE, extra: tuple[str, ...] = (), *, force: bool = False) -> bool:
     """Compile the core to `output` and, with it, the agents; returns False when all was up to date."""
     headers = [*HERE.rglob("*.h"), *(HERE.parents[1] / "bpf").glob("*.h")]
-    made = _compile(output, sources(), headers, extra, force)
+    made = _compile(output, sources(), headers, (*LIBRARY, *extra), force)
     if output == CORE:
         for source in sorted(HERE.glob("agents/*.c")):
-            made |= _compile(source.with_suffix(".so"), [source], headers, extra, force)
+            made |= _compile(source.with_suffix(".so"), [source], headers, (*LIBRARY, *extra), force)
         if platform.machine() in RUNTIME_AGENT_MACHINES:
-            made |= _compile(agent("runtime"), runtime_sources(), headers, FREESTANDING, force)
+            made |= _compile(agent("runtime"), runtime_sources(), headers, (*LIBRARY, *FREESTANDING), force)
+        for source in sorted(HERE.glob("workloads/*.c")):
+            made |= _compile(source.with_suffix(""), [source], [], PROGRAM, force)
         made |= build_bitcode(force=force)
     return made
 
 
 def _compile(
-    output: Path, inputs: list[Path], headers: list[Path], extra: tuple[str, ...], force: bool
+    output: Path, inputs: list[Path], headers: list[Path], flags: tuple[str, ...], force: bool
 ) -> bool:
     newest = max(path.stat().st_mtime for path in [*inputs, *headers])
     if not force and output.exists() and newest <= output.stat().st_mtime:
@@ -92,7 +91,7 @@ def _compile(
     part = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         subprocess.run(
-            [compiler(), *FLAGS, *extra, "-o", str(part), *map(str, inputs)],
+            [compiler(), *FLAGS, *flags, "-o", str(part), *map(str, inputs)],
             check=True,
         )
         part.replace(output)
