@@ -25,7 +25,7 @@ from workbench.runtime.attach.remote import STUB, Calls, find_room
 from workbench.runtime.attach.returns import restore_returns
 from workbench.runtime.attach.segments import PATH_AT
 from workbench.runtime.attach.signals import pending
-from workbench.runtime.attach.stop import Stop
+from workbench.runtime.attach.stop import Stop, status_fields, thread_ids
 
 __all__ = ("Leaving", "Outcome", "agent_of", "leave")
 
@@ -97,7 +97,7 @@ def leave(
     ledger = read_ledger(memory, at, mark)
     if ledger is None:
         return Leaving(Outcome.GONE)
-    if agent_of(ledger, at) is None or _jumps(memory, ledger, places):
+    if agent_of(ledger, at) is None or _jumps(memory, ledger, places) or _is_filtered(pid):
         return Leaving(Outcome.STUCK, stays=ledger.bytes)
     spare = None
     with contextlib.suppress(MissingCapability):
@@ -112,6 +112,12 @@ def leave(
             return replace(found, stopped=tuple(stopped))
         time.sleep(pause)
         pause *= 2
+
+
+def _is_filtered(pid: int) -> bool:
+    """A seccomp filter may kill the process for system calls that entering it did not need."""
+    fields = (status_fields(pid, thread) for thread in thread_ids(pid))
+    return any(one.get("Seccomp", "0") != "0" for one in fields)
 
 
 def _jumps(memory: Memory, ledger: Ledger, places: Iterable[int]) -> bool:
