@@ -236,7 +236,9 @@ class Recording:
         seconds = f", {m.duration_ns / 1e9:.1f} s" if m.end else ""
         frames = ", ".join(f"{name} {count:,}" for name, count in self.rows.items())
         try:
-            lost = ", ".join(f"{name} {count:,}" for name, count in self.lost.items())
+            lost = ", ".join(
+                f"{name} {count:,}{self._main_cause(name)}" for name, count in self.lost.items() if count
+            )
         except DamagedRecording:
             lost = "not known, frame losses is damaged"
         missing = self._missing()
@@ -268,6 +270,14 @@ class Recording:
             return f"none of {of}: they were in maps, which end with the recorder"
         after = (kept[1] - self.manifest.start.monotonic_ns) / 1e9
         return f"of {of} as of {after:.1f} s after the start; later ones were in maps, which end with the recorder"
+
+    def _main_cause(self, frame: str) -> str:
+        """Why most of a frame's lost events were lost, as far as the manifest knows."""
+        causes = [one for one in self.manifest.losses if one.frame == frame and one.lost]
+        if not causes:
+            return ""
+        first = max(causes, key=lambda one: one.lost)
+        return f" ({'mostly: ' if len(causes) > 1 else ''}{first.cause})"
 
     def _missing(self) -> str:
         """What collectors could not record of what they were asked for: the first two, and how many more."""
