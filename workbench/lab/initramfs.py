@@ -16,7 +16,7 @@ from workbench.lab.kernel import Kernel, load_order
 
 __all__ = ("NEEDED", "initramfs")
 
-NEEDED = ("virtio_pci", "virtio_console", "virtio_blk", "nvme", "ext4")
+NEEDED = ("virtio_pci", "virtio_console", "nfit", "nd_pmem", "virtio_blk", "nvme", "ext4")
 """Modules that are loaded where they are not built in."""
 
 _INIT = f"""#!/bin/busybox sh
@@ -39,7 +39,13 @@ while [ ! -b $root ] || [ ! -b $project ]; do
     [ $tries -lt 500 ] || {{ echo "lab: the guest sees no disk $root $project"; poweroff -f; }}
     sleep 0.01
 done
-mount -t ext4 -o noatime $root /root && mount -t ext4 -o noatime $project /root/{PROJECT} || {{
+mount -t ext4 -o noatime $root /root
+if [ ! -d /root/{PROJECT} ]; then  # memory modules are found in any order
+    umount /root
+    mount -t ext4 -o noatime $project /root
+    project=$root
+fi
+mount -t ext4 -o noatime $project /root/{PROJECT} || {{
     echo "lab: the guest cannot mount its disks"
     poweroff -f
 }}
@@ -66,7 +72,8 @@ from workbench.lab.agent import main; main()"
 """
 
 _APPLETS = (
-    "sh", "mount", "insmod", "cat", "echo", "sleep", "poweroff", "mkdir", "ln", "ip", "hostname", "switch_root",
+    "sh", "mount", "umount", "insmod", "cat", "echo", "sleep", "poweroff", "mkdir", "ln", "ip", "hostname",
+    "switch_root",
 )  # fmt: skip
 
 

@@ -11,13 +11,20 @@ from pathlib import Path
 
 from workbench.errors import BadSpec, MissingCapability
 from workbench.lab.agent import PORT
-from workbench.lab.kernel import Kernel
+from workbench.lab.kernel import Kernel, find_module
 
 __all__ = ("MODES", "Machine", "qemu", "qemu_version")
 
 MODES = {
     "deterministic": "one CPU, time is counted in instructions: two boots agree; no real parallelism",
     "parallel": "CPUs that run at the same time; wall time is the host's",
+}
+
+
+_DEVICES = {
+    "nvdimm": ("/dev/pmem0", "/dev/pmem1"),
+    "virtio": ("/dev/vda", "/dev/vdb"),
+    "nvme": ("/dev/nvme0n1", "/dev/nvme1n1"),
 }
 
 
@@ -86,7 +93,7 @@ class Machine:
         return [
             qemu(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none",
             "-name", "workbench-lab,debug-threads=on",
-            "-m", str(self.memory), "-smp", str(self.cpus), *self._processor(),
+            "-smp", str(self.cpus), *self._processor(), *self._memory(),
             "-kernel", str(self.kernel.vmlinux), "-initrd", str(self.initramfs), "-append", " ".join(self._boot()),
             "-chardev", f"file,id=console,path={_quoted(console)}", "-serial", "chardev:console",
             "-chardev", f"socket,id=control,fd={control}", "-device", "virtio-serial-pci",
@@ -106,9 +113,7 @@ class Machine:
         return ["-accel", "tcg,thread=multi", "-cpu", "max"]
 
     def _boot(self) -> list[str]:
-        disks = (
-            ("/dev/vda", "/dev/vdb") if self._virtio_disks() else ("/dev/nvme0n1", "/dev/nvme1n1")
-        )
+        disks = _DEVICES[self.disks]
         words = [
             "console=ttyS0", "quiet", "panic=-1", "oops=panic", "nokaslr", "random.trust_cpu=on", "no_timer_check",
             f"lab.root={disks[0]}", f"lab.project={disks[1]}",
@@ -122,14 +127,41 @@ class Machine:
             words += ["norandmaps"]
         return [*words, *self.boot]
 
-    def _virtio_disks(self) -> bool:
-        """Whether the kernel can have virtio disks; each has a driver for NVMe built in otherwise."""
-        return self.kernel.built_in("VIRTIO_BLK") is True or self.kernel.modules is not None
+    @property
+    def disks(self) -> str:
+        """How the guest sees its images: ``nvdimm``, ``virtio`` or ``nvme``, the first that its kernel can do.
+
+        An NVDIMM is memory: reading it takes instructions and no waiting, which counted time would jump over by far
+        more than a disk takes, and differently in each boot.
+        """
+        modules = self.kernel.modules
+        if modules and find_module(modules, "nfit") and find_module(modules, "nd_pmem"):
+            return "nvdimm"
+        if self.kernel.built_in("VIRTIO_BLK") or (modules and find_module(modules, "virtio_blk")):
+            return "virtio"
+        return "nvme"
+
+    def _memory(self) -> list[str]:
+        if self.disks != "nvdimm":
+            return ["-m", str(self.memory)]
+        # Each module begins at a multiple of 1 GiB.
+        spare = (
+            sum(-(-one.stat().st_size // (1 << 30)) + 1 for one in (self.root, self.project)) << 10
+        )
+        return [
+            "-machine",
+            "pc,nvdimm=on",
+            "-m",
+            f"{self.memory},slots=2,maxmem={self.memory + spare}M",
+        ]
 
     def _disk(self, name: str, image: Path) -> list[str]:
+        if self.disks == "nvdimm":  # share=off: what the guest writes is a private copy in memory
+            file = f"id={name},mem-path={_quoted(image)},size={image.stat().st_size},share=off"
+            return ["-object", f"memory-backend-file,{file}", "-device", f"nvdimm,memdev={name}"]
         # snapshot=on: what the guest writes goes to a file without a name in $TMPDIR.
         drive = f"if=none,id={name},format=raw,snapshot=on,cache=unsafe,file={_quoted(image)}"
-        kind = "virtio-blk-pci" if self._virtio_disks() else f"nvme,serial={name}"
+        kind = "virtio-blk-pci" if self.disks == "virtio" else f"nvme,serial={name}"
         return ["-drive", drive, "-device", f"{kind},drive={name}"]
 
 
