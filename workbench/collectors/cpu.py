@@ -6,7 +6,8 @@ no other process pays; the whole machine through one event per CPU. Stacks of co
 from a copy of the top of the user stack (`stacks=dwarf`, the default; see `frames.unwind`).
 
 In user space (`--backend userspace`) the program runs in the sampled thread itself, told by a signal of the CPU clock:
-the same rows of user code. Time in the kernel is not sampled.
+the same rows of user code. Time in the kernel is not sampled. Where perf events are refused, POSIX timers take their
+place, at most as often as the kernel's tick; the recording notes it and why.
 """
 
 from __future__ import annotations
@@ -55,12 +56,12 @@ class CpuCollector:
         Bytes of user stack copied per sample for ``dwarf``.
     kernel : bool
         Kernel stacks as well.
-    event : {"auto", "cycles", "clock"}
-        What drives the sampling.
+    event : {"auto", "cycles", "clock", "timer"}
+        What drives the sampling. A POSIX timer for each thread is for user space, where perf events are refused.
     """
 
     SUMMARY = "CPU samples with user and kernel stacks (frame samples)"
-    USAGE = "cpu[:HZ][,stacks=dwarf|fp|no][,kernel=yes|no][,copy=BYTES][,event=auto|cycles|clock]"
+    USAGE = "cpu[:HZ][,stacks=dwarf|fp|no][,kernel=yes|no][,copy=BYTES][,event=auto|cycles|clock|timer]"
 
     name = "cpu"
     frames = ("samples",)
@@ -94,7 +95,7 @@ class CpuCollector:
             stacks=spec.choice("stacks", "dwarf", ("dwarf", "fp", "no")),
             copy=spec.integer("copy", COPY_BYTES, 512, 56 * 1024),
             kernel=spec.flag("kernel", True),
-            event=spec.choice("event", "auto", ("auto", "cycles", "clock")),
+            event=spec.choice("event", "auto", ("auto", "cycles", "clock", "timer")),
         )
         spec.done()
         return made
@@ -127,6 +128,10 @@ class CpuCollector:
         if target.backend == "userspace":
             self._attach_signals(target, session)
             return
+        if self.event == "timer":
+            raise MissingCapability(
+                "POSIX timers sample in user space alone", "use event=clock, or --backend userspace"
+            )
 
         def open_one(tid: int, cpu: int, flags: tuple[str, ...]) -> int:
             event = self._open_bare(tid, cpu, flags)
@@ -143,8 +148,11 @@ class CpuCollector:
                 "user space samples by the CPU clock, not by the cycle counter",
                 "leave event=cycles away, or record with --backend kernel",
             )
-        self.driver = "clock"
-        self._samplers = samplers = Samplers(target, session.loaded, "sample_cpu", self.hz)
+        wanted = "timer" if self.event == "timer" else "auto"
+        self._samplers = samplers = Samplers(
+            target, session.loaded, "sample_cpu", self.hz, driver=wanted
+        )
+        self.driver = "timer" if samplers.driver == "timer" else "clock"
         session.measure(
             SampleCost(target.window, "sample_cpu", samplers.cost, lambda: session.counter("taken"))
         )
@@ -186,6 +194,10 @@ class CpuCollector:
         found: dict[str, Any] = {"driver": self.driver, "hz": self.hz, "stacks": self.stacks}
         if self._samplers is not None:
             found["left_out"] = ["time in the kernel", "kernel frames"]
+            if self._samplers.driver == "timer":
+                found["left_out"] = ["kernel frames", "the first 50 ms or so of new threads"]
+                found["hz"] = min(self.hz, round(1e9 / self._samplers.period))
+                found["why"] = self._samplers.why
             if self._samplers.late:
                 found["left_out"].append(
                     f"the beginning of {self._samplers.late} children or executed programs"

@@ -30,6 +30,15 @@ class Samplers:
         Of user space.
     program : str
     hertz : int
+    driver : str
+        See `workbench.runtime.attach.sampling`.
+
+    Attributes
+    ----------
+    driver, why : str
+        What tells the threads of the first process, and why it is not a perf event where that was left to us.
+    period : int
+        ns of CPU time between samples of the first process.
 
     Raises
     ------
@@ -37,8 +46,11 @@ class Samplers:
         The target cannot be sampled.
     """
 
-    def __init__(self, target: Target, loaded: Any, program: str, hertz: int) -> None:
+    def __init__(
+        self, target: Target, loaded: Any, program: str, hertz: int, *, driver: str = "auto"
+    ) -> None:
         self._target, self._loaded, self._program, self._hertz = target, loaded, program, hertz
+        self.driver, self.why, self.period = driver, "", 1_000_000_000 // hertz
         self._by_pid: dict[int, Sampling] = {}
         self._all: list[Sampling] = []
         self.late = 0
@@ -51,7 +63,11 @@ class Samplers:
                     raise
 
     def _attach(self, pid: int) -> None:
-        made: Sampling = self._loaded.attach_sampling(self._program, self._hertz, pid=pid)
+        made: Sampling = self._loaded.attach_sampling(
+            self._program, self._hertz, pid=pid, driver=self.driver
+        )
+        if not self._all:  # the others are told as the first one is
+            self.driver, self.why, self.period = made.driver, made.why, made.period
         self._by_pid[pid] = made
         self._all.append(made)
 

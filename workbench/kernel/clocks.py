@@ -1,14 +1,18 @@
-"""Events of the CPU clock that programs of section perf_event are attached to; the caller enables and closes them."""
+"""Events of the CPU clock that programs of section perf_event are attached to."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.kernel import perf
 
-__all__ = ("interval_events", "sampling_events")
+if TYPE_CHECKING:
+    from workbench.kernel.loaded import Loaded
+
+__all__ = ("attach_events", "interval_events", "sampling_events")
 
 
 def sampling_events(hertz: int, pid: int | None) -> Iterator[int]:
@@ -34,3 +38,12 @@ def interval_events(period: int) -> Iterator[int]:
         perf.SOFTWARE, perf.CPU_CLOCK, sample=period, flags=("disabled",), wakeup=1
     )
     yield perf.open_event(attributes, pid=-1, cpu=min(os.sched_getaffinity(0)))
+
+
+def attach_events(loaded: Loaded, program: str, events: Iterable[int], cookie: int = 0) -> list[int]:
+    """Attach a program to each event and enable it; descriptors to be closed in this order."""
+    links = []
+    for event in events:
+        links.append(loaded.attach_perf_event(program, event, cookie=cookie))
+        perf.enable(event)
+    return [fd for link in links for fd in link.take()]

@@ -17,7 +17,7 @@ import numpy as np
 
 from workbench.errors import MissingCapability, NotPermitted, WorkbenchError
 from workbench.kernel import perf, struct_ops
-from workbench.kernel.clocks import interval_events, sampling_events
+from workbench.kernel.clocks import attach_events, interval_events, sampling_events
 from workbench.kernel.libbpf import capture_log, errno_error, library, log_text
 from workbench.kernel.links import Link
 from workbench.kernel.maps import Map
@@ -200,7 +200,8 @@ class Loaded:
 
         Threads that the process makes later are followed (perf's `inherit`).
         """
-        return self._attach_events(program, f"{hertz} Hz", sampling_events(hertz, pid))
+        fds = attach_events(self, program, sampling_events(hertz, pid))
+        return self._keep(Link(f"{program} at {hertz} Hz", fds))
 
     def attach_struct_ops(self, name: str) -> Link:
         """Register a struct_ops variable (a scheduler) of the object; see `workbench.kernel.struct_ops.attach`."""
@@ -210,17 +211,8 @@ class Loaded:
 
     def attach_interval(self, program: str, period: int, *, cookie: int = 0) -> Link:
         """Run a `perf_event` program every `period` ns of wall-clock time, on one CPU."""
-        return self._attach_events(program, f"{period} ns", interval_events(period), cookie)
-
-    def _attach_events(
-        self, program: str, what: str, events: Iterable[int], cookie: int = 0
-    ) -> Link:
-        links: list[Link] = []
-        for event in events:
-            links.append(self.attach_perf_event(program, event, cookie=cookie))
-            perf.enable(event)
-        fds = [fd for link in links for fd in link.take()]
-        return self._keep(Link(f"{program} at {what}", fds))
+        fds = attach_events(self, program, interval_events(period), cookie)
+        return self._keep(Link(f"{program} every {period} ns", fds))
 
     def attach_perf_event(self, program: str, event_fd: int, *, cookie: int = 0) -> Link:
         """Run `program` on every overflow of a perf event; takes ownership of `event_fd`.

@@ -157,6 +157,20 @@ def test_cpu(tmp_path: Path) -> None:
     assert int(user.overhead["hits"].sum()) == len(user.samples)
 
 
+def test_cpu_by_timers(tmp_path: Path) -> None:
+    """As where perf events are refused."""
+    command = [known(*WITHOUT_FRAME_POINTERS), "burn", "1.0"]
+    recording = Recorder(
+        ["cpu:999,event=timer"], output=tmp_path / "r", command=command, backend="userspace",
+        stdout=subprocess.DEVNULL,
+    ).run()  # fmt: skip
+    counts = recording.samples["function"].astype(str).value_counts()
+    assert counts["heavy"] > counts["light"] > 0
+    notes = recording.manifest.notes["sampling"]
+    assert notes["driver"] == "timer" and 10 <= notes["hz"] <= 999
+    assert notes["left_out"][0] == "kernel frames"
+
+
 def test_gpu(tmp_path: Path) -> None:
     found = both(tmp_path, "gpu", [str(gpu_programs().shared)])
     same_schema(found)

@@ -182,8 +182,11 @@ time.sleep(600)
 """
 
 
-def test_killed_workbench(source: Path, target: Target) -> None:
+def test_killed_workbench(
+    source: Path, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its timers go on, into maps that nobody reads, until somebody collects."""
+    monkeypatch.setenv("WORKBENCH_NAMESPACES", str(tmp_path))  # no other workbench may be first
     before = taken(target)
     with subprocess.Popen(
         [sys.executable, "-c", CRASHES, str(source), str(target.pid)],
