@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 
 from workbench.errors import BadSpec, MissingCapability, NotPermitted, TargetGone
-from workbench.runtime.attach.stop import status_fields
+from workbench.runtime.attach.stop import state, status_fields, thread_ids
 
 __all__ = ("check_target",)
 
@@ -35,6 +35,11 @@ def check_target(pid: int, *, filtered: bool = False) -> None:
     if fields.get("Tgid", str(pid)) != str(pid):
         raise BadSpec(f"{pid} is a thread of process {fields['Tgid']}", f"use {fields['Tgid']}")
     if fields.get("State", "Z")[0] in "ZX":
+        if any(state(pid, one) not in "ZX" for one in thread_ids(pid)):
+            raise MissingCapability(
+                f"the first thread of process {pid} has ended, and its memory cannot be reached without it",
+                "use backend='kernel'",
+            )
         raise TargetGone(f"process {pid} has exited already")
     if pid == os.getpid():
         raise BadSpec(

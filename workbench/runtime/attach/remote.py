@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import struct
 from types import TracebackType
 
@@ -46,7 +47,9 @@ _POPPED = (
 )  # fmt: skip
 _FRAME = (1 + len(_POPPED) + 5) * 8
 _RED_ZONE = 128
-_ALL_SIGNALS = 2**64 - 1
+_FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+# A fault whose signal is blocked would take its handler away (kernel/signal.c, force_sig_info_to_task).
+_MOST_SIGNALS = 2**64 - 1 - sum(1 << one - 1 for one in _FAULTS)
 _RESTORE = bytes.fromhex(
     "b80e000000"  # mov $14 (rt_sigprocmask),%eax
     "bf02000000"  # mov $2 (SIG_SETMASK),%edi
@@ -166,6 +169,7 @@ class Calls:
     def _settle(self, thread: int) -> int:
         """Every thread is about to receive a signal: let one have it and stop right after."""
         while delivered := self._stop.threads[thread]:
+            ptrace.interrupt(thread)  # the stop that it is in has swallowed the interrupt before
             ptrace.resume(ptrace.CONT, thread, delivered)
             self._stop.threads[thread] = 0
             status = self._stop.wait(thread)
@@ -187,15 +191,23 @@ class Calls:
             setattr(call, name, value % 2**64)
         self._entered = True
         ptrace.set_registers(self._thread, call)
-        ptrace.set_mask(self._thread, _ALL_SIGNALS)
+        ptrace.set_mask(self._thread, _MOST_SIGNALS)
 
     def _run_to_call(self, after: int, *, others: bool = False) -> None:
         """Run until a system call's entry or exit stop with the program counter at `after` (`others`: past others)."""
         self._ran = True
+        delivered = 0
         while True:
-            ptrace.resume(ptrace.SYSCALL, self._thread)
+            ptrace.resume(ptrace.SYSCALL, self._thread, delivered)
             status = self._stop.wait(self._thread)
-            if os.WSTOPSIG(status) == _SYSCALL_STOP:
+            stopped_by = os.WSTOPSIG(status)
+            delivered = signal.SIGSTOP if status >> 16 == 0 and stopped_by == signal.SIGSTOP else 0
+            if status >> 16 == 0 and stopped_by in _FAULTS:
+                raise RunFailed(
+                    f"process {self._stop.pid}: the agent failed there ({signal.Signals(stopped_by).name})",
+                    "report it; the process goes on",
+                )
+            if stopped_by == _SYSCALL_STOP:
                 if ptrace.get_registers(self._thread).ip == after:
                     return
                 if others:
