@@ -84,7 +84,7 @@ struct cpu_state {
 	u64 vtime; /* service of the task that runs here, when it began to */
 	u64 ran_at;
 	u32 held; /* payers that keep this CPU */
-	u32 reserved;
+	u32 turn; /* whose turn it is where tasks in and out of scope share it */
 };
 struct cpu_state cpus[MAX_CPUS];
 u64 vtime_now;
@@ -126,10 +126,13 @@ static __always_inline void raise_global(u64 local)
 	}
 }
 
-/* Tasks that the core must be free to run are never withheld: stopping one that exits would lock it up. */
+/* Tasks that the core must be free to run are never withheld: stopping one that exits would lock it up, one that may not
+ * migrate may hold what others need. The current task always counts as such inside a BPF program.
+ */
 static __always_inline bool may_wait(const struct task_struct *p)
 {
-	return !(p->flags & (PF_EXITING | PF_KTHREAD)) && p->nr_cpus_allowed > 0;
+	return !(p->flags & (PF_EXITING | PF_KTHREAD)) &&
+	       p->migration_disabled <= ((u64)p == bpf_get_current_task());
 }
 
 static __always_inline bool owes(struct task_struct *p, struct task_state *state)
@@ -318,6 +321,8 @@ OPERATION(dispatch, s32 number, struct task_struct *prev)
 	struct task_state *state;
 
 	release_payers();
+	if (cpu->turn++ & 1 && scx_bpf_dsq_move_to_local(OTHERS))
+		return 0;
 	if (!cpu->held) {
 		due = cpu_due(cpu, now);
 		if (!due && scx_bpf_dsq_move_to_local(READY))
