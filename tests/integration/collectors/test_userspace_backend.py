@@ -180,6 +180,7 @@ def test_gpu(tmp_path: Path) -> None:
     registered = [(r.gpu_calls["kernel"] == "scale(float*, int)").sum() for r in found.values()]
     assert registered[0] == registered[1] > 4000
     assert found["userspace"].lost == {}
+    assert set(found["userspace"].overhead["instruction_class"].astype(str)) == {"jump"}
 
 
 @pytest.fixture

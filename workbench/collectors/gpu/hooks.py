@@ -56,6 +56,8 @@ class Hooks:
         Files with API functions that a process in scope has mapped: the number of functions of each layer.
     processes : int
         How many processes were hooked (1 for the whole machine).
+    backend : str
+        Where the programs run.
     refused : list of str
         Functions that the kernel would not let us probe, and why.
     """
@@ -68,7 +70,7 @@ class Hooks:
         layers: Sequence[str],
         how: str = "auto",
     ) -> None:
-        self.apis = all_apis()
+        self.apis, self.backend = all_apis(), target.backend
         self._target = target
         self._layers = layers
         self.libraries: dict[str, dict[str, int]] = {}

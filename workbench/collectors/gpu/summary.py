@@ -33,7 +33,13 @@ def append_summary(
     if stacks is not None:
         what = "API call, entry and return without its stack"
         sink.append("overhead", _stack_cost(stacks))
-    _overhead(sink, what, keys["cookie"].astype(np.int64), values["calls"].astype(np.int64).sum(axis=1))
+    cookies, calls = keys["cookie"].astype(np.int64), values["calls"].astype(np.int64).sum(axis=1)
+    classes = (
+        ["jump"] * len(cookies)
+        if hooks.backend == "userspace"
+        else [class_of_cookie(cookie) for cookie in cookies.tolist()]
+    )
+    _overhead(sink, what, np.array(classes, "U16"), calls)
 
 
 def append_counts(
@@ -91,9 +97,8 @@ def _stack_cost(cost: RunCost) -> dict[str, Any]:
     return kept | {"probe": ["stack of an API call"] * len(keep)}
 
 
-def _overhead(sink: Sink, what: str, cookies: NDArray[np.int64], calls: NDArray[np.int64]) -> None:
+def _overhead(sink: Sink, what: str, classes: NDArray[np.str_], calls: NDArray[np.int64]) -> None:
     """Entry and return of a call cost what an entry-and-return uprobe with an event does: programs of one shape."""
-    classes = np.array([class_of_cookie(cookie) for cookie in cookies.tolist()], "U16")
     rows: list[tuple[Any, ...]] = []
     for name in sorted(set(classes.tolist())):
         hits = int(calls[classes == name].sum())
