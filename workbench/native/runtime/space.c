@@ -79,7 +79,7 @@ static struct robust_head *robust_list(struct wb_run *run, int64_t *error) {
     return *error ? 0 : head;
 }
 
-static uint64_t *element(struct wb_participant *line, const struct robust_head *head) {
+static uint64_t *element(const struct wb_participant *line, const struct robust_head *head) {
     return (uint64_t *)((uint8_t *)line + offsetof(struct wb_participant, lock) - head->word);
 }
 
@@ -213,6 +213,30 @@ WB_EXPORT int64_t wb_leave(struct wb_run *run) {
     return leave(run, head);
 }
 
+static bool read_word(uint64_t at, uint64_t *word) {
+    uint64_t local[2] = {(uint64_t)word, 8}, remote[2] = {at, 8};
+    int64_t pid = wb_system_call(SYS_getpid, 0, 0, 0, 0, 0, 0);
+    return wb_system_call(SYS_process_vm_readv, pid, (int64_t)local, 1, (int64_t)remote, 1, 0) == 8;
+}
+
+/* Everything that unlinking touches is mapped: a program may have unmapped a mutex that a thread still has. */
+static bool is_whole(const struct robust_head *head, const struct wb_participant *line) {
+    uint64_t at = (uint64_t)head, next = 0, last;
+    if (!read_word(at, &next) || !read_word((uint64_t)&head->pending, &last))
+        return false;
+    for (int i = 0; i < LIST_LIMIT; i++) {
+        next &= ~1ull;
+        if (!next || next == (uint64_t)head)
+            return true;
+        if (at == (uint64_t)element(line, head))
+            return read_word(next - 8, &last);
+        at = next;
+        if (!read_word(at, &next))
+            return false;
+    }
+    return false;
+}
+
 /* For a thread of this process that is held still. -EOVERFLOW: it may still have the element in its list. */
 int64_t wb_leave_of(struct wb_run *run, uint32_t tid) {
     struct robust_head *head = 0;
@@ -224,7 +248,7 @@ int64_t wb_leave_of(struct wb_run *run, uint32_t tid) {
     int64_t error = wb_system_call(SYS_get_robust_list, tid, (int64_t)&head, (int64_t)&size, 0, 0, 0);
     if (error || !head)
         return error ? error : -95;
-    return leave(run, head);
+    return is_whole(head, run->self) ? leave(run, head) : -75;
 }
 
 /* --- programs ------------------------------------------------------------------------------------------------------ */

@@ -128,7 +128,7 @@ def goes_on(program: Running) -> None:
     while (now := program.ask("state 0"))[2] == begin[2] and time.monotonic() < end:
         time.sleep(0.01)
     assert now[0] == begin[0] == "0"
-    assert int(now[2]) > int(begin[2])
+    assert now[2] != begin[2]  # two threads count, not atomically
 
 
 def test_busy_and_sleeping_threads_survive_many_cycles(target: tuple[Running, int]) -> None:
