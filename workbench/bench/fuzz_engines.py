@@ -27,6 +27,7 @@ __all__ = ("CompiledEngine", "Difference", "InterpreterEngine", "KernelEngine", 
 
 _MAP_32BIT, _FAILED = 0x40, ctypes.c_void_p(-1).value
 _STEPS = 200_000
+_LOOP = 181
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +117,21 @@ class InterpreterEngine:
     def __init__(self) -> None:
         self._packet = Packet()
 
-    def run(self, one: FuzzProgram, may_goto: int | None = None) -> Result:
-        """One run with fresh maps, and as many rounds of may_goto (None: as in the kernel)."""
+    def run(
+        self, one: FuzzProgram, may_goto: int | None = None, *, inlined: bool = False
+    ) -> Result:
+        """One run with fresh maps, and as many rounds of may_goto (None: as in the kernel).
+
+        With `inlined`, bpf_loop's -E2BIG has a zero upper half, as where the kernel has it in line
+        (inline_bpf_loop in kernel/bpf/verifier.c: a 32-bit move).
+        """
         maps = [ReferenceMap(shape) for shape in MAPS]
+        helpers = dict(REFERENCE_HELPERS)
+        if inlined:
+            loop = helpers[_LOOP]
+            helpers[_LOOP] = lambda *given: loop(*given) & 0xFFFFFFFF
         machine = Interpreter(
-            one.program, maps=maps, helpers=REFERENCE_HELPERS, steps=_STEPS, may_goto=may_goto
+            one.program, maps=maps, helpers=helpers, steps=_STEPS, may_goto=may_goto
         )
         type = one.program.type
         context, packet, size = self._packet.put(type, one.packet)

@@ -97,7 +97,10 @@ class Judge:
         if result is not None and trusted:
             if peer is not None:
                 compared.append("kernel")
-                if found := compare("kernel", peer, "interpreter", result, narrow=True):
+                found = compare("kernel", peer, "interpreter", result, narrow=True)
+                if found and compare(
+                    "kernel", peer, "", self.interpreter.run(one, inlined=True), narrow=True
+                ):
                     bugs.append(("result", f"{found.engine} and {found.peer}: {found.what}"))
             for engine in self.compiled:
                 try:
