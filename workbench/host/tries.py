@@ -16,6 +16,7 @@ from pathlib import Path
 
 import workbench.host.try_bpf
 import workbench.host.try_gpu
+import workbench.host.try_lab
 import workbench.host.try_memory
 import workbench.host.try_perf
 import workbench.host.try_process

@@ -31,7 +31,7 @@ SUITES = ("sid", "testing", "trixie-backports", "stable-backports")
 """Where a kernel with sched_ext may be."""
 
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_LIMIT = 600.0  # seconds for one run of apt
+_LIMIT = 300.0  # seconds for one run of apt
 _FRESH = 3600.0  # seconds for which package lists are not asked for again
 
 Stanza = dict[str, str]
@@ -195,8 +195,10 @@ class Apt:
 
         Raises
         ------
+        MissingCapability
+            One cannot be downloaded.
         RunFailed
-            One cannot be downloaded or is damaged.
+            One is damaged, or the disk is full.
         """
         names = [f"{package}/{suite}" if suite else package for package in packages]
         holding = self.folder / f"debs-{os.getpid()}"
@@ -206,7 +208,7 @@ class Apt:
             run = self._run("apt-get", "download", "-qq", *names, folder=holding)
             files = sorted(holding.glob("*.deb"))
             if run.returncode or not files:
-                raise RunFailed(
+                raise MissingCapability(
                     f"apt-get could not download {' '.join(names)}: {_complaint(run.stderr)}",
                     "is the network there, and is the disk full? `workbench lab prepare --again` begins anew",
                 )
@@ -235,7 +237,7 @@ class Apt:
                 capture_output=True, text=True, errors="replace", timeout=_LIMIT, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise RunFailed(
+            raise MissingCapability(
                 f"`{' '.join(command[:3])}` did not end within {_LIMIT:g} s",
                 "is the network slow? try it again",
             ) from None

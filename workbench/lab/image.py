@@ -23,7 +23,7 @@ from workbench.errors import MissingCapability, RunFailed
 from workbench.lab.cache import Cache
 from workbench.lab.contents import SITE, contents, libraries, listing, project
 
-__all__ = ("PROJECT", "make_ext4", "project_image", "root_image")
+__all__ = ("PROJECT", "make_ext4", "mke2fs", "project_image", "root_image")
 
 PROJECT = "opt/workbench"
 """Where the package `workbench` is mounted in the guest."""
@@ -132,7 +132,7 @@ def make_ext4(tree: Path, image: Path, spare: int = 64 << 20) -> None:
     size = (used + used // 16 + entries * 320 + spare) // 4096
     part = image.with_suffix(".part")
     command = [
-        _mke2fs(), "-q", "-F", "-t", "ext4", "-O", "^has_journal,^metadata_csum,^resize_inode", "-m", "0", "-b", "4096",
+        mke2fs(), "-q", "-F", "-t", "ext4", "-O", "^has_journal,^metadata_csum,^resize_inode", "-m", "0", "-b", "4096",
         "-N", str(entries + 4096), "-I", "256", "-U", _UUID,
         "-E", f"root_owner=0:0,hash_seed={_UUID},lazy_itable_init=1,nodiscard", "-d", str(tree), str(part), str(size),
     ]  # fmt: skip
@@ -151,7 +151,14 @@ def make_ext4(tree: Path, image: Path, spare: int = 64 << 20) -> None:
         part.unlink(missing_ok=True)
 
 
-def _mke2fs() -> str:
+def mke2fs() -> str:
+    """The program that makes file systems.
+
+    Raises
+    ------
+    MissingCapability
+        It is not installed.
+    """
     found = shutil.which("mke2fs", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if not found:
         raise MissingCapability(

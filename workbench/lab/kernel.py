@@ -10,6 +10,7 @@ import json
 import lzma
 import re
 import struct
+import zlib
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -142,10 +143,8 @@ def decompress(data: bytes) -> bytes:
         if data.startswith(_XZ):
             return lzma.LZMADecompressor().decompress(data)
         if data.startswith(_GZIP):
-            import zlib
-
             return zlib.decompressobj(wbits=31).decompress(data)
-    except (OSError, lzma.LZMAError, EOFError, ValueError) as error:
+    except (OSError, lzma.LZMAError, zlib.error, EOFError, ValueError) as error:
         raise BadSpec(
             f"a compressed kernel or module is damaged: {error}",
             "`workbench lab prepare --again` gets it anew",

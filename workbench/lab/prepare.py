@@ -14,13 +14,13 @@ from workbench.lab.accelerator import choose, verdict
 from workbench.lab.apt import Apt, suite_of_system
 from workbench.lab.cache import Cache
 from workbench.lab.contents import PROGRAMS
-from workbench.lab.image import project_image, root_image
+from workbench.lab.image import mke2fs, project_image, root_image
 from workbench.lab.initramfs import initramfs
 from workbench.lab.kernel import Kernel
 from workbench.lab.libraries import closure, is_elf
 from workbench.lab.machine import Machine, qemu, qemu_version
 
-__all__ = ("Parts", "parts", "prepare", "status")
+__all__ = ("Parts", "parts", "prepare", "ready", "status")
 
 Say = Callable[[str], None]
 _FETCHED = (
@@ -45,6 +45,7 @@ def prepare(
     modules: Path | None = None,
     running: bool = False,
     again: bool = False,
+    kvm: bool = False,
     say: Say = lambda text: None,
     cache: Cache | None = None,
 ) -> Kernel:
@@ -58,6 +59,8 @@ def prepare(
         Take the kernel that this machine runs.
     again : bool
         Forget what is there first.
+    kvm : bool
+        Try KVM now, unless that was done; else the first parallel guest does.
     say : callable
         Called with a line of text for each step.
 
@@ -87,8 +90,11 @@ def prepare(
             chosen = sources.from_archive(cache, say)
         cache.note("chosen.json", {"release": chosen.release})
     made = parts(cache, None, (), say)
-    trial = Machine(made.kernel, made.initramfs, made.root, made.project, mode="parallel", cpus=2)
-    choose(cache, trial, "auto", say)
+    if kvm:
+        trial = Machine(
+            made.kernel, made.initramfs, made.root, made.project, mode="parallel", cpus=2
+        )
+        choose(cache, trial, "auto", say)
     return chosen
 
 
@@ -114,20 +120,37 @@ def parts(cache: Cache, release: str | None, modules: tuple[str, ...], say: Say)
     )
 
 
+def ready(cache: Cache) -> tuple[Kernel, str]:
+    """The kernel that a guest would boot now, and what is known of KVM.
+
+    Raises
+    ------
+    MissingCapability
+        No QEMU or mke2fs, or nothing is prepared.
+    """
+    if not qemu_version():
+        raise MissingCapability(
+            f"{qemu()} does not start", "reinstall it; Debian: apt-get install qemu-system-x86"
+        )
+    mke2fs()
+    kernel = _chosen(cache, None)
+    if _busybox(cache) is None:
+        raise MissingCapability("there is no busybox for guests", _HINT)
+    works, why = verdict(cache, kernel.release)
+    return kernel, {True: "yes, ", False: "no, ", None: ""}[works] + why
+
+
 def status(cache: Cache | None = None) -> dict[str, Any]:
     """What is prepared: ``folder``, ``bytes``, ``chosen``, ``kernels``, ``images``, ``programs``, ``qemu``, ``kvm``,
     and ``problem`` with its ``hint`` when a guest could not boot now (empty otherwise)."""
     cache = cache or Cache()
-    problem = hint = version = ""
+    problem = hint = version = kvm = ""
     try:
         version = qemu_version()
-        _chosen(cache, None)
-        if _busybox(cache) is None:
-            problem, hint = "there is no busybox for guests", _HINT
+        kvm = ready(cache)[1]
     except WorkbenchError as error:
         problem, hint = error.message, error.hint
     chosen = str(cache.facts("chosen.json").get("release", ""))
-    works, why = verdict(cache, chosen) if version else (False, "no QEMU")
     kernels = [
         {
             "release": one.release,
@@ -153,7 +176,7 @@ def status(cache: Cache | None = None) -> dict[str, Any]:
         "images": images,
         "programs": {name: str(path or "") for name, path in found.items()},
         "qemu": version,
-        "kvm": {True: "yes: ", False: "no: ", None: ""}[works] + why,
+        "kvm": kvm,
         "problem": problem,
         "hint": hint,
     }

@@ -87,7 +87,7 @@ def from_archive(cache: Cache, say: Callable[[str], None]) -> Kernel:
     MissingCapability
         The archive cannot be reached, or offers none.
     RunFailed
-        A package cannot be downloaded.
+        A package is damaged, or the disk is full.
     """
     apt = Apt.of_system(cache.folder("apt"))
     apt.update(say)

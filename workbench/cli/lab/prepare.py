@@ -38,6 +38,7 @@ def execute(arguments: argparse.Namespace) -> int:
         modules=Path(arguments.modules) if arguments.modules else None,
         running=arguments.running,
         again=arguments.again,
+        kvm=True,
         say=say,
     )
     if arguments.json:

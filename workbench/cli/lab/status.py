@@ -23,7 +23,8 @@ def execute(arguments: argparse.Namespace) -> int:
         return 0
     print(f"folder    {found['folder']} ({_size(found['bytes'])})")
     print(f"QEMU      {found['qemu'] or 'not installed'}")
-    print(f"KVM       {found['kvm']}")
+    if found["kvm"]:
+        print(f"KVM       {found['kvm']}")
     for kernel in found["kernels"]:
         has = {True: "with sched_ext", False: "without sched_ext", None: "configuration unknown"}[
             kernel["sched_ext"]

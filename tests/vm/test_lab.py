@@ -1,0 +1,122 @@
+"""Real guests: three boots in all, one deterministic, one parallel that panics and is booted again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import workbench as wb
+from workbench.errors import BadSpec, MissingCapability, RunFailed
+from workbench.lab.prepare import prepare, status
+from workbench.lab.vm import Vm
+
+pytestmark = [pytest.mark.needs("QEMU"), pytest.mark.timeout(1500)]
+
+LONG = 600.0  # seconds; a guest on a busy host may be fifty times slower than on an idle one
+
+
+@pytest.fixture(scope="module")
+def prepared() -> str:
+    """The release of the kernel that guests boot; prepared now unless it is."""
+    try:
+        return prepare(say=print).release
+    except MissingCapability as error:
+        pytest.skip(f"no guest can be prepared here: {error.message}")
+
+
+@pytest.fixture(scope="module")
+def vm(prepared: str) -> Iterator[Vm]:
+    with wb.lab(boot_limit=LONG) as vm:
+        yield vm
+
+
+def test_status_streams_and_kernel(vm: Vm, prepared: str) -> None:
+    result = vm.run("uname -r; echo err >&2; exit 7", limit=LONG)
+    assert (result.status, result.text, result.stderr) == (7, f"{prepared}\n", b"err\n")
+    assert result.guest["release"] == prepared and result.guest["mode"] == "deterministic"
+    assert vm.run(["cat"], stdin=b"in\0put", limit=LONG).stdout == b"in\0put"
+    with pytest.raises(RunFailed, match="ended with status 127"):
+        vm.run(["/none"], limit=LONG, check=True)
+
+
+def test_the_kernel_has_sched_ext_and_gives_its_types(vm: Vm) -> None:
+    assert vm.run(["cat", "/sys/kernel/sched_ext/state"], limit=LONG).text == "disabled\n"
+    types = vm.machine.kernel.types
+    assert types is not None
+    from workbench.objects.btf import Btf
+    from workbench.objects.elf import Elf
+
+    btf = Btf(Elf(types.read_bytes()).section(".BTF").data)  # what vmlinux.h is made of
+    assert btf.find_struct("sched_ext_ops")
+
+
+def test_files_go_in_and_come_out(vm: Vm, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    data = os.urandom(400_000)
+    (tmp_path / "in" / "data").write_bytes(data)
+    vm.copy_in(tmp_path / "in")
+    script = "cat in/data > $OUT/back; mkdir $OUT/sub; echo x > $OUT/sub/x; echo y > $OUT/.hidden"
+    result = vm.run(script, output=tmp_path / "out", limit=LONG, check=True)
+    assert (tmp_path / "out/back").read_bytes() == data
+    assert sorted(one.relative_to(tmp_path / "out").as_posix() for one in result.files) == [
+        ".hidden",
+        "back",
+        "sub/x",
+    ]
+    assert vm.run("ls -A $OUT", limit=LONG).text == ""
+    with pytest.raises(BadSpec, match="to copy into"):
+        vm.copy_in(tmp_path / "none")
+    with pytest.raises(RunFailed, match="in the guest"):
+        vm.copy_out("/none", tmp_path)
+
+
+def test_the_workbench_itself_works_in_the_guest(vm: Vm) -> None:
+    rows = ["native core", "BTF", "libbpf", "ring buffer", "uprobe", "perf_event BPF"]
+    result = vm.run(["workbench", "doctor", "--json", *rows], limit=LONG, check=True)
+    assert {row["name"]: row["ok"] for row in json.loads(result.text)} == dict.fromkeys(
+        rows, True
+    ), result.text
+
+
+def test_programs_to_observe_are_there(vm: Vm) -> None:
+    there = [name for name, path in status()["programs"].items() if path]
+    assert "bash" in there
+    script = (
+        "for one in "
+        + " ".join(there)
+        + "; do command -v $one >/dev/null && ! ldd $one 2>&1 | grep -q 'not found' || echo $one; done"
+    )
+    assert vm.run(script, limit=LONG).text == ""
+
+
+def test_idle_time_passes_at_once_and_is_counted(vm: Vm) -> None:
+    result = vm.run(["sleep", "300"], limit=LONG, check=True)
+    assert 300 <= result.seconds < 301
+
+
+def test_a_command_is_ended_when_its_time_is_over(vm: Vm) -> None:
+    result = vm.run("echo begun; while :; do :; done", limit=5)
+    assert (result.status, result.timed_out) == (124, True)
+    assert vm.run("echo next", limit=LONG).text == "next\n"
+
+
+def test_a_panic_is_reported_and_the_command_run_again(prepared: str, tmp_path: Path) -> None:
+    plan = tmp_path / "plan"
+    plan.write_text("panic")
+
+    def go_on(stream: int, data: bytes) -> None:
+        plan.write_text("go on")  # what the second boot is brought
+
+    script = (
+        'cat /tmp/plan; nproc; [ "$(cat /tmp/plan)" = "go on" ] || { sleep 1; echo c > /proc/sysrq-trigger; }; '
+        "echo alive"
+    )
+    with wb.lab("parallel", cpus=2, accelerator="tcg", boot_limit=LONG) as vm:
+        vm.copy_in(plan)
+        result = vm.run(script, limit=LONG, show=go_on)
+        assert "alive" in result.text and "go on2" in result.text
+        assert len(result.panics) == 1 and "sysrq" in result.panics[0]
