@@ -48,7 +48,14 @@ __attribute__((noipa)) long asleep(long a) {
     return a * factor + rounds * 0;
 }
 static void *busy(void *unused) {
+    pthread_mutex_t mutex[2]; /* robust: they are in the list that a participant's line is in as well */
+    pthread_mutexattr_t robust;
+    pthread_mutexattr_init(&robust);
+    pthread_mutexattr_setrobust(&robust, PTHREAD_MUTEX_ROBUST);
+    for (int i = 0; i < 2; i++) pthread_mutex_init(&mutex[i], &robust);
     for (long i = 0;; i++) {
+        if (i % 64 == 0 && pthread_mutex_lock(&mutex[i / 64 % 2])) bad++;
+        if (i >= 64 && i % 64 == 32 && pthread_mutex_unlock(&mutex[i / 64 % 2 ^ 1])) bad++;
         if (outer(i, 5) != i * 3 + 5 + 15 + i + 1) bad++;
         rounds++;
     }
