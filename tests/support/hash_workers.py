@@ -59,12 +59,23 @@ class Crew:
         self.pids[worker] = pid
 
     def progress(self, workers: list[int], count: int) -> None:
-        """Wait until each of them has done `count` operations more."""
+        """Wait until each of them has done `count` operations more; one that does none for a minute is stuck."""
         goals = {worker: self.made(worker) + count for worker in workers}
-        patience = time.monotonic() + _PATIENCE
-        while any(self.made(worker) < goal for worker, goal in goals.items()):
-            assert time.monotonic() < patience, "a worker is stuck"
+        begun = time.monotonic()
+        seen = {worker: (self.made(worker), begun) for worker in workers}
+        while goals:
             os.sched_yield()
+            now = time.monotonic()
+            for worker, goal in list(goals.items()):
+                made = self.made(worker)
+                if made >= goal:
+                    del goals[worker]
+                elif made != seen[worker][0]:
+                    seen[worker] = made, now
+                else:
+                    assert now - seen[worker][1] < _PATIENCE, f"worker {worker} is stuck"
+            if now - begun > 0.1:
+                time.sleep(0.005)
 
     def kill(self, worker: int, *, reap: bool = True) -> None:
         os.kill(self.pids[worker], signal.SIGKILL)
