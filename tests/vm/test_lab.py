@@ -43,15 +43,12 @@ def test_status_streams_and_kernel(vm: Vm, prepared: str) -> None:
         vm.run(["/none"], limit=LONG, check=True)
 
 
-def test_the_kernel_has_sched_ext_and_gives_its_types(vm: Vm) -> None:
+def test_the_kernel_has_sched_ext_and_gives_its_types(vm: Vm, tmp_path: Path) -> None:
     assert vm.run(["cat", "/sys/kernel/sched_ext/state"], limit=LONG).text == "disabled\n"
-    types = vm.machine.kernel.types
-    assert types is not None
-    from workbench.objects.btf import Btf
-    from workbench.objects.elf import Elf
-
-    btf = Btf(Elf(types.read_bytes()).section(".BTF").data)  # what vmlinux.h is made of
-    assert btf.find_struct("sched_ext_ops")
+    assert b"\0sched_ext_ops\0" in vm.machine.kernel.btf()
+    (tmp_path / "there").mkdir()
+    [there] = vm.copy_out("/sys/kernel/btf/vmlinux", tmp_path / "there")
+    assert there.read_bytes() == vm.machine.kernel.btf()
 
 
 def test_files_go_in_and_come_out(vm: Vm, tmp_path: Path) -> None:

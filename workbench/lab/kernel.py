@@ -63,6 +63,25 @@ class Kernel:
         """Whether `option` is part of the image itself; None when the configuration is not known."""
         return self.options.get(option) == "y" if self.config else None
 
+    def btf(self) -> bytes:
+        """Its types, as /sys/kernel/btf/vmlinux has them in the guest.
+
+        Raises
+        ------
+        MissingCapability
+            It was built without them.
+        """
+        from elftools.elf.elffile import ELFFile
+
+        with (self.types or self.vmlinux).open("rb") as file:
+            section = ELFFile(file).get_section_by_name(".BTF")
+            if section is None:
+                raise MissingCapability(
+                    f"kernel {self.release} was built without BTF",
+                    "take one that has CONFIG_DEBUG_INFO_BTF=y",
+                )
+            return bytes(section.data())
+
     def save(self, folder: Path) -> None:
         """Write `kernel.json` in `folder`."""
         fields = {name: str(value) if value else None for name, value in asdict(self).items()}

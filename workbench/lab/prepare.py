@@ -81,13 +81,13 @@ def prepare(
     if again:
         cache.remove(*_FETCHED)
     with cache.locked("prepare"):
-        _programs(cache, say)
         if kernel is not None:
             chosen = sources.from_file(cache, Path(kernel), say, modules)
         elif running:
             chosen = sources.running(cache, say)
         else:
             chosen = sources.from_archive(cache, say)
+        _programs(cache, say)
         cache.note("chosen.json", {"release": chosen.release})
     made = parts(cache, None, (), say)
     if kvm:

@@ -17,6 +17,7 @@ from workbench.lab.wire import LIMIT, Kind, decode_object, encode, encode_object
 
 __all__ = ("Receiver", "frames_of")
 
+_PAGE = 4096
 _CHUNK = min(LIMIT, 1 << 18)
 
 
@@ -51,8 +52,13 @@ def _frames_of_one(path: Path, name: str) -> Generator[bytes, None, int]:
         yield encode_object(Kind.ENTRY, fields | {"kind": "folder"})
     elif stat.S_ISREG(about.st_mode):
         with path.open("rb") as file:
-            yield encode_object(Kind.ENTRY, fields | {"kind": "file", "size": about.st_size})
-            left = about.st_size
+            # Files that the kernel makes up (/proc, /sys) say 0 or a page; what they hold is seen by reading.
+            small = file.read(LIMIT) if about.st_size <= _PAGE else b""
+            left = about.st_size if about.st_size > _PAGE else len(small)
+            yield encode_object(Kind.ENTRY, fields | {"kind": "file", "size": left})
+            if small:
+                yield encode(Kind.DATA, small)
+                left = 0
             while left:
                 data = file.read(min(left, _CHUNK)) or bytes(min(left, _CHUNK))  # it became shorter
                 left -= len(data)
