@@ -145,7 +145,7 @@ class Apt:
         if (
             stamp.exists()
             and 0 <= time.time() - stamp.stat().st_mtime < _FRESH
-            and stamp.read_text() == self.uri
+            and stamp.read_text() == " ".join((self.uri, *self.suites))
         ):
             return
         say(f"getting the package lists of {self.uri}")
@@ -157,7 +157,7 @@ class Apt:
                 f"the package lists of {self.uri} could not be fetched: {_complaint(run.stderr)}",
                 "connect to the network, or give a kernel: `workbench lab prepare --kernel PATH`",
             )
-        stamp.write_text(self.uri)
+        stamp.write_text(" ".join((self.uri, *self.suites)))
 
     def _configure(self) -> None:
         for name in ("empty", "lists/partial", "cache/archives/partial"):
@@ -244,8 +244,9 @@ class Apt:
 
 
 def _complaint(text: str) -> str:
-    """The last error that apt printed."""
-    lines = [
-        line for line in text.splitlines() if line.startswith("E:")
-    ] or text.strip().splitlines()
-    return lines[-1] if lines else "no message"
+    """The line of apt's complaints that says most."""
+    lines = text.strip().splitlines()
+    worst = [line for line in lines if line.startswith("E:")] or [
+        line for line in lines if "Failed to fetch" in line
+    ]
+    return (worst or lines or ["no message"])[-1]

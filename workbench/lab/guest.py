@@ -74,7 +74,7 @@ class Guest:
             command = self.machine.command(self._console, theirs.fileno())
             with self._errors.open("wb") as errors:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", str(_GUARD), str(held), *command],
+                    [sys.executable, "-I", "-S", str(_GUARD), str(held), self.machine.priority, *command],
                     stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
                     pass_fds=(held, theirs.fileno()), start_new_session=True,
                 )  # fmt: skip

@@ -52,6 +52,8 @@ class Machine:
         More words for QEMU.
     boot : tuple of str
         More words for the kernel's command line.
+    priority : str
+        ``high``: run before the host's other programs where this user may; ``normal``.
     """
 
     kernel: Kernel
@@ -65,6 +67,7 @@ class Machine:
     seed: int = 1
     arguments: tuple[str, ...] = field(default=())
     boot: tuple[str, ...] = field(default=())
+    priority: str = "normal"
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -74,6 +77,8 @@ class Machine:
                 f"the deterministic mode has one CPU, not {self.cpus}",
                 "its CPUs would share one clock and never run at the same time; take mode='parallel'",
             )
+        if self.priority not in ("normal", "high"):
+            raise BadSpec(f"there is no priority {self.priority!r}", "normal or high")
         if self.cpus < 1 or self.memory < 256:
             raise BadSpec(
                 f"a guest cannot have {self.cpus} CPUs and {self.memory} MiB",

@@ -42,6 +42,7 @@ def lab(
     modules: Sequence[str] = (),
     seed: int = 1,
     boot: Sequence[str] = (),
+    priority: str = "normal",
     boot_limit: float = BOOT_LIMIT,
     retries: int = 1,
     progress: Callable[[str], None] | None = None,
@@ -67,6 +68,9 @@ def lab(
         Of the guest's random numbers in the deterministic mode.
     boot : sequence of str
         More words for the kernel's command line.
+    priority : str
+        ``high``: run before the host's other programs, as far as this user may (root). On a busy host, what is timed
+        in a parallel guest means nothing otherwise.
     boot_limit : float
         Seconds of wall time that booting may take.
     retries : int
@@ -101,6 +105,7 @@ def lab(
         memory,
         seed,
         boot=tuple(boot),
+        priority=priority,
     )
     machine = replace(machine, accelerator=choose(cache, machine, accelerator, say))
     return Vm(machine, cache, boot_limit, retries)

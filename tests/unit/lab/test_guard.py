@@ -19,7 +19,7 @@ PROGRAM = ["sh", "-c", "echo $$; exec sleep 1000"]
 def start(*command: str) -> tuple[subprocess.Popen[bytes], int]:
     """The guard, and the writing end of its lifeline."""
     held, lifeline = os.pipe()
-    words = [sys.executable, "-I", "-S", str(GUARD), str(held), *command]
+    words = [sys.executable, "-I", "-S", str(GUARD), str(held), "high", *command]
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, pass_fds=(held,)
     )

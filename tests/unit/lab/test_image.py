@@ -32,9 +32,13 @@ def test_the_image_holds_the_tree(tmp_path: Path) -> None:
     assert not (tmp_path / "one.part").exists()
     tool = shutil.which("debugfs", path=SBIN)
     assert tool
-    out = subprocess.run([tool, "-R", "cat /a/data", str(image)], capture_output=True, check=True).stdout
+    out = subprocess.run(
+        [tool, "-R", "cat /a/data", str(image)], capture_output=True, check=True
+    ).stdout
     assert out == data
-    out = subprocess.run([tool, "-R", "stat /link", str(image)], capture_output=True, check=True).stdout
+    out = subprocess.run(
+        [tool, "-R", "stat /link", str(image)], capture_output=True, check=True
+    ).stdout
     assert b'"a/data"' in out
     again = tmp_path / "two.ext4"
     make_ext4(tree, again, spare=1 << 20)
@@ -65,7 +69,9 @@ def test_packages_that_were_extracted_are_put_where_they_belong(tmp_path: Path) 
     found = contents(tmp_path)
     assert found["usr/bin/tool"] == tmp_path / "bin/tool"
     assert found["etc/tool.conf"] == tmp_path / "etc/tool.conf"
-    assert "usr/lib/tool/x" in found and not any("copyright" in place and "doc/tool" in place for place in found)
+    assert "usr/lib/tool/x" in found and not any(
+        "copyright" in place and "doc/tool" in place for place in found
+    )
 
 
 def test_libraries_of_what_is_no_program(tmp_path: Path) -> None:

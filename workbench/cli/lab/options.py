@@ -42,6 +42,12 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         help="file or folder to copy in, into the command's working folder unless a path says where; repeat",
     )  # fmt: skip
     parser.add_argument(
+        "--priority",
+        choices=("normal", "high"),
+        default="normal",
+        help="high: before the host's other programs (root)",
+    )
+    parser.add_argument(
         "--boot-limit", type=float, metavar="S", default=180.0, help="seconds for booting (180)"
     )
 
@@ -57,6 +63,7 @@ def machine(arguments: argparse.Namespace, retries: int = 1) -> Vm:
         kernel=arguments.kernel,
         accelerator=arguments.accelerator,
         modules=arguments.module,
+        priority=arguments.priority,
         boot_limit=arguments.boot_limit,
         retries=retries,
         progress=say,
