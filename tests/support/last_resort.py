@@ -18,7 +18,8 @@ class LastResort:
     """One timer, set anew by every test."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.default = float(config.getini("timeout"))
+        asked = config.getoption("timeout", None)
+        self.default = float(config.getini("timeout") if asked is None else asked)
         self.stderr = os.dup(2)  # before pytest captures it
 
     @pytest.hookimpl(tryfirst=True, wrapper=True)

@@ -90,7 +90,7 @@ class Family:
             except _GONE:
                 continue
         for pid, child in list(self.children.items()):
-            if pid not in pids or (not child.held and child.was_replaced()):
+            if pid not in pids or (not child.held and _has_left(child)):
                 child.leave_family()
                 if not child.held:
                     child.abandon()
@@ -180,6 +180,14 @@ def inherit(parent: Process, pid: int) -> Process:
         child.abandon()
         raise
     return child
+
+
+def _has_left(child: Process) -> bool:
+    """It runs another program, or has ended: a zombie, which nobody has waited for, is still listed."""
+    try:
+        return child.was_replaced()
+    except _GONE:
+        return True
 
 
 def _take_place(child: Process, place: Place) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from calling_programs import wait_for
 from probed_programs import build, counting, running
 
 from workbench.errors import RunFailed
 from workbench.runtime.attach import Process
 from workbench.runtime.attach.bounded import within
+from workbench.runtime.attach.stop import state
 
 pytestmark = [pytest.mark.needs("ptrace")]
 
@@ -83,6 +87,21 @@ def test_memory_of_a_process_that_cannot_have_our_hooks_is_not_read(
     assert f"/proc/{child}/mem" in seen
     left_alone = (older.pid, stranger.pid, younger.pid, 1)
     assert not seen & {f"/proc/{pid}/mem" for pid in left_alone}
+
+
+def test_a_child_that_nobody_waited_for_is_not_in_the_way(program: Path) -> None:
+    with running([program]) as target:
+        words = int(target.read()[0], 16)
+        with Process(target.pid) as process:
+            link = process.attach(counting(words), "work")
+            child = int(target.ask("fork 0")[0])
+            process.look()
+            assert child in process.family.children
+            os.kill(child, signal.SIGKILL)
+            wait_for(lambda: state(child, child) == "Z")
+            link.detach()
+            assert not process.family.children
+        assert target.ask("call 2") == ["7"]
 
 
 def test_asking_ends_where_nobody_answers() -> None:
