@@ -17,6 +17,7 @@ import workbench as wb
 from workbench.cli import main
 from workbench.errors import WorkbenchError
 from workbench.runtime.maps import Space
+from workbench.runtime.maps.holding import sweep
 
 pytestmark = pytest.mark.needs("clang", "userspace JIT", "userspace maps")
 
@@ -130,6 +131,21 @@ def test_maps_go_with_a_killed_loader(names: Path, built: Path, capsys: pytest.C
     assert not list(names.glob("*.held"))
 
 
+def test_a_later_map_of_the_same_name_is_left_alone(names: Path, built: Path) -> None:
+    with start(built) as first:
+        (note,) = names.glob("*.held")
+        said = note.read_bytes()
+        os.link(names / "own.map", names.parent / "earlier")  # its inode is not free for another
+        first.kill()
+        first.wait()
+    with wb.open(built).load("userspace", namespace="shop"):
+        assert maps(names) == {"own", "shared"}
+        (names / "1-late.held").write_bytes(said)
+        assert sweep(names) == []
+        assert maps(names) == {"own", "shared"}
+        assert not (names / "1-late.held").exists()
+
+
 def test_nothing_stays_of_an_object_that_is_refused(names: Path, built: Path) -> None:
     with pytest.raises(WorkbenchError):
         wb.open(built).load("userspace", namespace="shop", map_sizes={"own": 1 << 31})
@@ -141,7 +157,8 @@ def test_a_damaged_note_removes_nothing_else(names: Path, built: Path) -> None:
     names.mkdir(mode=0o700)
     outside = names.parent / "outside.map"
     outside.write_bytes(b"kept")
-    for number, text in enumerate(('["../outside.map", 7, "participants"]', "[", "7", '{"own.map": 1}')):
+    inodes = json.dumps({"own.map": 1, "\0.map": 1, "../outside.map": outside.stat().st_ino})
+    for number, text in enumerate(('["own.map", 7, "participants"]', "[", "7", inodes)):
         (names / f"{number}-x.held").write_text(text)
     with wb.open(built).load("userspace", namespace="shop"):
         assert not [one for one in names.glob("*.held") if "-x" in one.name]

@@ -2,7 +2,8 @@
 
 In a named namespace each loaded object leaves a file with the names of its maps and holds a lock on it, which the
 kernel gives up with the process, in whatever pid namespace it ran. What nobody holds any more is taken out by the next
-that loads into the namespace, and by `workbench bpf gc`. Who has such a map open keeps it, as with bpf(2).
+that loads into the namespace, and by `workbench bpf gc`. Who has such a map open keeps it, as with bpf(2). Names are
+free again as soon as a map is taken out, so the file has the inode of each: a later map of that name is another's.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Holding:
     def __init__(self, space: Space) -> None:
         self._space = space
         self._maps: list[Map] = []
+        self._inodes: dict[str, int] = {}
         self._fd = -1
         self._path = Path()
         self._pid = os.getpid()
@@ -45,19 +47,20 @@ class Holding:
             if shape.pinning != _BY_NAME or self._space.temporary:
                 self._maps.append(made)
                 if not self._space.temporary:
-                    self._note()
+                    self._note(made.path)
         except BaseException:
             self.close()
             raise
         return made
 
-    def _note(self) -> None:
+    def _note(self, path: Path) -> None:
+        self._inodes[path.name] = path.stat().st_ino
         if self._fd < 0:
             with locked(self._space.path):  # nobody sweeps between the two steps
                 self._fd, name = tempfile.mkstemp(_SUFFIX, f"{os.getpid()}-", self._space.path)
                 fcntl.flock(self._fd, fcntl.LOCK_SH)
             self._path = Path(name)
-        os.pwrite(self._fd, json.dumps([one.path.name for one in self._maps]).encode(), 0)
+        os.pwrite(self._fd, json.dumps(self._inodes).encode(), 0)
 
     def close(self) -> None:
         """Take the maps out of the namespace; harmless twice. A child of fork only lets go."""
@@ -81,22 +84,26 @@ def sweep(folder: Path) -> list[str]:
 
 
 def _sweep_one(path: Path) -> list[str]:
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return []  # it was closed just now
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return []  # its process lives
     else:
-        names: object = None
-        with contextlib.suppress(OSError, ValueError, RecursionError):
-            names = json.loads(path.read_bytes())
-        found = [one for one in names if _is_map(one)] if isinstance(names, list) else []
+        inodes: object = None
+        if os.fstat(fd).st_nlink:
+            with contextlib.suppress(OSError, ValueError, RecursionError):
+                inodes = json.loads(path.read_bytes())
         removed = []
-        for name in found:
-            one = path.with_name(name)
-            removed += [name] if one.exists() else []
-            one.unlink(missing_ok=True)
-            one.with_suffix(".json").unlink(missing_ok=True)
+        for name, inode in inodes.items() if isinstance(inodes, dict) else ():
+            with contextlib.suppress(OSError, ValueError):
+                if _is_map(name) and (one := path.with_name(name)).lstat().st_ino == inode:
+                    one.unlink()
+                    one.with_suffix(".json").unlink(missing_ok=True)
+                    removed.append(name)
         path.unlink(missing_ok=True)
         return removed
     finally:
