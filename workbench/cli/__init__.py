@@ -28,6 +28,7 @@ VERBS = {
     "reproduce": "re-execute every notebook of a paper and check its claims",
     "bpf": "programs of the userspace runtime: disassemble, run, test against the kernel",
     "lab": "disposable guests with a kernel that has sched_ext: prepare, run, shell, status",
+    "sched": "sched_ext schedulers: run a command under one, status, counters",
     "bench": "measure the workbench itself against its peers",
     "demo": "record a database and draw it: the tour, in one command",
 }
@@ -78,7 +79,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 
 def _arguments(words: list[str]) -> Any:
     command: list[str] = []
-    if "--" in words and _verb(words) in ("record", "lab"):  # its command's own options are left alone
+    if "--" in words and _verb(words) in ("record", "lab", "sched"):  # its command's own options are left alone
         at = words.index("--")
         words, command = words[:at], words[at + 1 :]
     arguments = _parser(words).parse_args(words)

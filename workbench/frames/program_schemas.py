@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from workbench.frames.declaration import Column, Schema
+from workbench.frames.scheduler_schemas import SCHEDULER_SCHEMAS
 
 __all__ = ("PROGRAM_SCHEMAS",)
 
@@ -51,4 +52,5 @@ PROGRAM_SCHEMAS = (
         ),
         recorded_by="wb.compare_backends",
     ),
+    *SCHEDULER_SCHEMAS,
 )

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import subprocess
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from workbench.errors import MissingCapability, RunFailed
-from workbench.sched.state import SCHED_EXT, State, read_state, set_policy
+from workbench.errors import MissingCapability, RunFailed, WorkbenchError
+from workbench.sched.borrowed import Borrowed, give_back_left
+from workbench.sched.state import SCHED_EXT, State, read_state
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     import pandas as pd
 
+    from workbench.kernel.links import Link
     from workbench.kernel.loaded import Loaded
     from workbench.objects.model import BpfObject
 
@@ -79,10 +83,7 @@ class Scheduler:
 
         before = read_state()
         if before.enabled:
-            raise MissingCapability(
-                f"the scheduler {before.name or 'of somebody else'!r} is {before.state} on this machine",
-                "there can be one at a time: end it first (`cat /sys/kernel/sched_ext/root/ops` names it)",
-            )
+            raise _occupied(before)
         names = obj.struct_ops
         if not names or (name and name not in names):
             raise MissingCapability(
@@ -90,11 +91,12 @@ class Scheduler:
                 "a scheduler is a `struct sched_ext_ops` in SEC('.struct_ops')",
             )
         self.name = name or names[0]
-        self._borrowed: dict[int, int] = {}
         self.ended: Exit | None = None
+        give_back_left()
+        self._borrowed = Borrowed()
         self.loaded: Loaded = load(obj, constants=constants or {})
         try:
-            self._link = self.loaded.attach_struct_ops(self.name)
+            self._link = self._register()
             self._load = read_state().loads
         except BaseException:
             self.loaded.close()
@@ -119,12 +121,25 @@ class Scheduler:
     @property
     def in_charge(self) -> bool:
         """False once the kernel has taken the scheduler away, whatever the reason."""
+        if self.ended is not None:
+            return False
         state = read_state()
-        return state.enabled and state.loads == self._load and self.exit.kind == 0
+        return state.enabled and state.loads == self._load and self._noted().kind == 0
 
     @property
     def exit(self) -> Exit:
-        """Why it ended, as its `exit` callback noted it (bpf/scheduler.h, `note_exit`)."""
+        """Why it ended, as its `exit` callback noted it (bpf/scheduler.h, `note_exit`); kind 0 while it is in charge.
+
+        Of a scheduler that notes nothing, only that it ended is known: kind -1.
+        """
+        if self.ended is not None:
+            return self.ended
+        noted = self._noted()
+        if noted.kind or self.in_charge:
+            return noted
+        return self._noted_in_time()
+
+    def _noted(self) -> Exit:
         raw = self.loaded.globals.get("scheduler_exit")
         if raw is None:
             return Exit(0, 0, "", "")
@@ -134,33 +149,120 @@ class Scheduler:
         ]
         return Exit(int(raw["kind"]), int(raw["code"]), *texts)
 
+    def _noted_in_time(self) -> Exit:
+        noted = self._noted()  # again: it may have come between two looks
+        return noted if noted.kind else Exit(-1, 0, "", "the scheduler notes no reason")
+
+    def _register(self) -> Link:
+        """Put it in charge."""
+        try:
+            return self.loaded.attach_struct_ops(self.name)
+        except WorkbenchError as error:
+            state = read_state()
+            if state.enabled:  # somebody was faster
+                raise _occupied(state) from error
+            if os.strerror(errno.EBUSY) in error.message:
+                error.hint = (
+                    "there can be one scheduler at a time, and one is coming or going: try again"
+                )
+            elif (noted := self._noted()).kind:
+                error.message += f": {noted}"
+            raise
+
     def statistics(self) -> pd.DataFrame:
         """The scheduler's counters now, and the kernel's own: one row per counter.
 
         Returns
         -------
         DataFrame
-            ``counter`` (name; members of structures with a dot), ``value`` (int64), ``source`` ("scheduler" or
-            "kernel").
+            ``counter`` (name; members of structures with a dot), ``value`` (int64), ``source`` ("scheduler": its
+            global integer variables; "kernel": /sys/kernel/sched_ext/root/events).
         """
         import pandas as pd
 
+        return pd.DataFrame(self.counters(), columns=["counter", "value", "source"])
+
+    def counters(self) -> list[tuple[str, int, str]]:
+        """What `statistics` shows, as tuples."""
         rows: list[tuple[str, int, str]] = []
         for variable, view in self.loaded.globals.items():
-            if view.dtype.names and view.shape == ():
+            if variable == "scheduler_exit" or view.shape != ():
+                continue
+            if view.dtype.names:
                 rows += [
                     (f"{variable}.{field}", int(view[field]), "scheduler")
                     for field in view.dtype.names
-                    if view.dtype[field].kind in "iu" and variable != "scheduler_exit"
+                    if view.dtype[field].kind in "iu"
                 ]
-            elif view.shape == () and view.dtype.kind in "iu":
+            elif view.dtype.kind in "iu":
                 rows.append((variable, int(view[()]), "scheduler"))
         rows += [(event, count, "kernel") for event, count in read_state().events.items()]
-        return pd.DataFrame(rows, columns=["counter", "value", "source"])
+        return rows
+
+    def watch(
+        self, seconds: float, hertz: float = 10.0, *, until: subprocess.Popen[Any] | None = None
+    ) -> pd.DataFrame:
+        """Read the counters at intervals; ends early when the scheduler does, or the process `until`.
+
+        Parameters
+        ----------
+        seconds : float
+            How long at most.
+        hertz : float
+            Readings per second.
+        until : Popen, optional
+            A process whose end ends the watching.
+
+        Returns
+        -------
+        DataFrame
+            As `statistics`, with ``time`` (int64, ns of CLOCK_MONOTONIC) first: a row per reading and counter.
+        """
+        import pandas as pd
+
+        rows = self.readings(seconds, hertz, until=until)
+        return pd.DataFrame(rows, columns=["time", "counter", "value", "source"])
+
+    def readings(
+        self, seconds: float, hertz: float = 10.0, *, until: subprocess.Popen[Any] | None = None
+    ) -> list[tuple[int, str, int, str]]:
+        """What `watch` shows, as tuples."""
+        rows: list[tuple[int, str, int, str]] = []
+        begin, step = time.monotonic(), 1 / hertz
+        for number in range(int(seconds * hertz) + 1):
+            if (wait := begin + number * step - time.monotonic()) > 0:
+                if until is None:
+                    time.sleep(wait)
+                else:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        until.wait(wait)
+            now = time.monotonic_ns()
+            rows += [(now, *one) for one in self.counters()]
+            if not self.in_charge or (until is not None and until.poll() is not None):
+                break
+        return rows
 
     def take(self, pid: int) -> None:
-        """Bring a process with all its threads, and what it forks, under the scheduler; `close` gives it back."""
-        self._borrowed.update(set_policy(pid, SCHED_EXT))
+        """Bring a process with all its threads, and what it forks later, under the scheduler; `close` gives it back.
+
+        Raises
+        ------
+        NotPermitted
+            It belongs to another user.
+        TargetGone
+            It has ended.
+        """
+        self._borrowed.take(pid)
+
+    def start(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+        """Start a program that is under the scheduler from its first instruction; `options` are those of Popen."""
+
+        def enter() -> None:
+            os.sched_setscheduler(0, SCHED_EXT, os.sched_param(0))
+
+        process = subprocess.Popen(command, preexec_fn=enter, **options)
+        self._borrowed.started(process.pid, os.sched_getscheduler(0))
+        return process
 
     def close(self) -> None:
         """Give the tasks back and switch the scheduler off; returns when the kernel has done so. Safe to call twice.
@@ -170,13 +272,10 @@ class Scheduler:
         RunFailed
             The kernel has not switched it off within ten seconds.
         """
-        borrowed, self._borrowed = self._borrowed, {}
-        for thread, policy in borrowed.items():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                if os.sched_getscheduler(thread) == SCHED_EXT:
-                    os.sched_setscheduler(thread, policy, os.sched_param(0))
+        self._borrowed.give_back()
         if not self._link.attached:
             return
+        early = self.exit if not self.in_charge else None
         self._link.close()
         end = time.monotonic() + _END
         while (state := read_state()).enabled and state.loads == self._load:
@@ -186,5 +285,12 @@ class Scheduler:
                     "dmesg says what it waits for; SysRq-S switches every sched_ext scheduler off",
                 )
             time.sleep(0.01)
-        self.ended = self.exit
+        self.ended = early or self._noted_in_time()
         self.loaded.close()
+
+
+def _occupied(state: State) -> MissingCapability:
+    return MissingCapability(
+        f"the scheduler {state.name or 'of somebody else'!r} is {state.state} on this machine",
+        "there can be one at a time: end the process that holds it (`workbench sched status` names both)",
+    )

@@ -11,9 +11,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.errors import MissingCapability, NotPermitted, TargetGone
+from workbench.errors import MissingCapability, TargetGone
 
-__all__ = ("SCHED_EXT", "State", "policies", "read_state", "set_policy", "threads")
+__all__ = ("SCHED_EXT", "State", "holders", "policies", "read_state", "threads")
 
 SCHED_EXT = 7
 _SYSFS = Path("/sys/kernel/sched_ext")
@@ -49,7 +49,8 @@ def read_state() -> State:
     except OSError as error:
         raise MissingCapability(
             "this kernel has no sched_ext (no /sys/kernel/sched_ext)",
-            "boot one with CONFIG_SCHED_CLASS_EXT (Linux 6.12 or newer), or run in a guest: `workbench lab run -- ...`",
+            "boot one with CONFIG_SCHED_CLASS_EXT (Linux 6.12 or newer), or use a guest: "
+            "`workbench lab run -- workbench sched run OBJECT -- COMMAND`",
         ) from error
 
     def read(name: str) -> str:
@@ -64,6 +65,23 @@ def read_state() -> State:
         int(read("enable_seq").strip() or 0),
         {name: int(count) for name, count in events.items()},
     )
+
+
+def holders() -> dict[int, str]:
+    """Processes that hold a struct_ops link, such as a scheduler's, by pid with their names; others' take root."""
+    found: dict[int, str] = {}
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):  # it ended, or is somebody else's
+            for entry in (process / "fdinfo").iterdir():
+                with contextlib.suppress(OSError):
+                    if "link_type:\tstruct_ops" in entry.read_text(errors="replace"):
+                        found[int(process.name)] = (
+                            (process / "comm").read_text("utf-8", "replace").strip()
+                        )
+                        break
+    return found
 
 
 def threads(pid: int) -> list[int]:
@@ -87,36 +105,3 @@ def policies(pid: int) -> dict[int, int]:
         with contextlib.suppress(ProcessLookupError):
             found[thread] = os.sched_getscheduler(thread)
     return found
-
-
-def set_policy(pid: int, policy: int = SCHED_EXT) -> dict[int, int]:
-    """Give every thread of a process a policy, those that come meanwhile as well; children inherit it.
-
-    Returns
-    -------
-    dict of int to int
-        The policies before, for `restore`-ing them thread by thread.
-
-    Raises
-    ------
-    NotPermitted
-        The process belongs to another user.
-    TargetGone
-        It has ended.
-    """
-    before: dict[int, int] = {}
-    while True:
-        new = [thread for thread in threads(pid) if thread not in before]
-        if not new:
-            return before
-        for thread in new:
-            try:
-                before[thread] = os.sched_getscheduler(thread)
-                os.sched_setscheduler(thread, policy, os.sched_param(0))
-            except ProcessLookupError:
-                before.setdefault(thread, policy)
-            except PermissionError as error:
-                raise NotPermitted(
-                    f"cannot change the scheduling policy of process {pid}",
-                    "be its owner, or root",
-                ) from error

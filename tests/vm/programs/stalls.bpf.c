@@ -4,6 +4,12 @@
 
 u64 enqueued;
 
+/* Without it, the kernel's default would run a task on an idle CPU at once. */
+OPERATION(select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
+{
+	return prev_cpu;
+}
+
 OPERATION(enqueue, struct task_struct *p, u64 enq_flags)
 {
 	__sync_fetch_and_add(&enqueued, 1);
@@ -29,6 +35,7 @@ OPERATION(exit, struct scx_exit_info *info)
 
 SEC(".struct_ops")
 struct sched_ext_ops stalls = {
+	.select_cpu = (void *)op_select_cpu,
 	.enqueue = (void *)op_enqueue,
 	.dispatch = (void *)op_dispatch,
 	.init = (void *)op_init,
