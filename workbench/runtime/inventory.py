@@ -103,7 +103,9 @@ class Note:
             part.replace(self._path)
 
     def close(self) -> None:
-        """Take the note away; harmless twice."""
+        """Take the note away; harmless twice, and in the child of a fork, where it is the parent's."""
+        if os.getpid() != self._content["pid"]:
+            return
         with self._lock:
             self._closed = True
             self._path.unlink(missing_ok=True)

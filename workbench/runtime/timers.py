@@ -182,7 +182,8 @@ def _pieces(process: Process, program: Program) -> Iterator[tuple[int, Blob]]:
 
     for key, (_, request) in list(process.room.programs.items()):
         if request.maps == program.probe_maps and request.program is vars(program).get("probe"):
-            for start, blob in process.room.tiers.placed[key].codes:
+            placed = process.room.tiers.placed.get(key)  # None once the process was left
+            for start, blob in placed.codes if placed is not None else ():
                 assert isinstance(blob, Blob)
                 yield start, blob
 
@@ -204,6 +205,8 @@ _entering = threading.Lock()
 
 def _after_fork() -> None:
     """The child has no thread that fires."""
+    global _entering
+    _entering = threading.Lock()
     _entered.clear()
 
 

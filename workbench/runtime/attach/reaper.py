@@ -83,8 +83,8 @@ def _reaped(thread: int) -> bool:
 
 def _after_fork() -> None:
     """The parent's threads are the parent's."""
-    global _reaper, _lock
-    _lock = threading.Lock()
+    global _reaper, _lock, _wake
+    _lock, _wake = threading.Lock(), threading.Event()
     _threads.clear()
     _reaper = None
 
