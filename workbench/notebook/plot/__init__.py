@@ -7,6 +7,7 @@ how to read it (``explain=False`` leaves the paragraph out of the picture, for a
 
 from __future__ import annotations
 
+from workbench.notebook.plot.causal import causal_profile
 from workbench.notebook.plot.costs import costs
 from workbench.notebook.plot.entries import map_entries
 from workbench.notebook.plot.flame import flamegraph
@@ -14,17 +15,20 @@ from workbench.notebook.plot.functions import top
 from workbench.notebook.plot.heat import heatmap
 from workbench.notebook.plot.lanes import timeline
 from workbench.notebook.plot.latency import latencies, latency_histogram
+from workbench.notebook.plot.schedulers import schedulers
 from workbench.notebook.plot.style import PALETTE, Chart
 
 __all__ = (
     "PALETTE",
     "Chart",
+    "causal_profile",
     "costs",
     "flamegraph",
     "heatmap",
     "latencies",
     "latency_histogram",
     "map_entries",
+    "schedulers",
     "timeline",
     "top",
 )
