@@ -253,9 +253,10 @@ int64_t wb_block_slots(struct wb_run *run, struct wb_map *map, struct wb_block *
     }
 }
 
-/* No slot is free, because programs run very long and hold what was replaced, or BPF_F_LOCK: the bucket's owner writes the
- * value where it is, with the value's own lock where it has one, whose word is copied onto itself. A kill leaves the old value or, from the log, the new. System calls read one or the other; a program that looks
- * at this moment may see some of both. */
+/* No slot is free, because programs run very long and hold what was replaced, or BPF_F_LOCK: the bucket's owner writes
+ * the value where it is, with the value's own lock where it has one, whose word is copied onto itself. A kill leaves the
+ * old value or, from the log, the new. System calls read one or the other; a program that looks at this moment may see
+ * some of both. */
 int64_t wb_block_copy(struct wb_run *run, struct wb_map *map, struct wb_block *mine, uint32_t slot,
                       const void *value) {
     uint64_t *log = &wb_header(map)->log;

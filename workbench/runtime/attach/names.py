@@ -40,9 +40,9 @@ def named_code(process: Process) -> list[_Range]:
 
 
 def _programs(room: Room) -> Iterator[_Range]:
-    for one in room.tiers.placed.values():
+    for one in list(room.tiers.placed.values()):  # whoever follows the process may add to it
         name = one.program.program.name if isinstance(one.program, ProbeCode) else "program"
-        for at, blob in one.codes:
+        for at, blob in list(one.codes):
             yield at, at + len(blob.code), f"[bpf] {name}"
 
 
@@ -53,5 +53,5 @@ def code_names(loaded: Loaded) -> dict[int, bytes]:
             f"{start:x} {end - start:x} {name}\n".encode() for start, end, name in named_code(one)
         )
         for process in list(loaded._processes.values())
-        for one in (process, *process.family.children.values())
+        for one in (process, *list(process.family.children.values()))
     }
