@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ("Entered",)
 
 _PATIENCE = 30.0
+_HELD_PATIENCE = 1.0
 _CAREFUL = 20
 
 
@@ -49,7 +50,7 @@ class Entered:
         check_target(pid, filtered=filtered)
         self.pid, self.space = pid, space
         self.lock = threading.RLock()
-        self._hold = Hold(pid)
+        self._hold = Hold(pid, _HELD_PATIENCE)
         try:
             collect_dead(pid)
             self.memory = Memory(pid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 import weakref
 from pathlib import Path
 
@@ -18,14 +19,21 @@ _held: weakref.WeakSet[Hold] = weakref.WeakSet()
 class Hold:
     """The right to change a process's code.
 
+    Parameters
+    ----------
+    pid : int
+    patience : float
+        Seconds to wait for another workbench, which may just clean up after a third.
+
     Raises
     ------
     NotPermitted
         Another workbench has it.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, patience: float = 0.0) -> None:
         self.path = _folder() / f"{pid}.held"
+        end = time.monotonic() + patience
         while True:
             self._fd = os.open(
                 self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
@@ -35,6 +43,9 @@ class Hold:
             except BlockingIOError:
                 owner = os.pread(self._fd, 32, 0).decode(errors="replace") or "?"
                 os.close(self._fd)
+                if time.monotonic() < end:
+                    time.sleep(0.02)
+                    continue
                 raise NotPermitted(
                     f"process {pid} is being recorded or probed in user space already, by process {owner}",
                     "let that one end first, or record both things at once; the kernel's probes do not mind",

@@ -18,11 +18,12 @@ from workbench.runtime.attach.leaving import Leaving, Outcome, agent_of, leave
 from workbench.runtime.attach.ledger import MARK, read_ledger
 from workbench.runtime.attach.memory import Memory
 from workbench.runtime.attach.relocate import JUMP
+from workbench.runtime.attach.stop import state, thread_ids
 
 if TYPE_CHECKING:
     from workbench.runtime.attach.agent import LoadedAgent
 
-__all__ = ("Left", "Reclaimed", "note", "reclaim", "reclaim_all", "start_time")
+__all__ = ("Left", "Reclaimed", "lives", "note", "reclaim", "reclaim_all", "start_time")
 
 _PATIENCE = 0.02
 
@@ -54,6 +55,11 @@ def start_time(pid: int) -> int:
     except OSError:
         return 0
     return int(text.rpartition(")")[2].split()[19])
+
+
+def lives(pid: int, start: int) -> bool:
+    """Whether the process that began then has not ended, be it that nobody has waited for it yet."""
+    return start_time(pid) == start and any(state(pid, one) not in "ZX" for one in thread_ids(pid))
 
 
 def _folder() -> Path:

@@ -22,7 +22,7 @@ from workbench.runtime.attach.agent import LoadedAgent
 from workbench.runtime.attach.hold import Hold, sweep
 from workbench.runtime.attach.leaving import Leaving, Outcome, leave
 from workbench.runtime.attach.ledger import read_ledger
-from workbench.runtime.attach.left import note, reclaim_all, start_time
+from workbench.runtime.attach.left import lives, note, reclaim_all, start_time
 from workbench.runtime.attach.memory import Memory
 from workbench.runtime.attach.remote import STUBS
 from workbench.runtime.attach.returns import restore_returns
@@ -190,25 +190,13 @@ def collect(held: int = 0) -> list[Collected]:
         except (IndexError, KeyError, ValueError, TypeError):
             path.unlink(missing_ok=True)
             continue
-        if start_time(owner) == owner_start:
+        if lives(owner, owner_start):
             continue
-        freed = stays = 0
         if not start or start_time(pid) != start:
             restore_relatives(pid, lines[1:])
             path.unlink(missing_ok=True)
-            continue
-        try:
-            count = _restore(pid, lines[1:])
-            freed, stays = _free(pid, lines[1:], held)
-            restore_relatives(pid, lines[1:])
-        except TargetGone:
-            path.unlink(missing_ok=True)
-            continue
-        except (NotPermitted, MissingCapability, RunFailed) as error:
-            found.append(Collected(pid, 0, error.message))
-            continue
-        path.unlink(missing_ok=True)
-        found.append(Collected(pid, count, "", freed, stays))
+        elif (one := _collect_one(path, pid, lines[1:], held)) is not None:
+            found.append(one)
     if not held:
         found += [
             Collected(one.pid, 0, "", one.freed, one.stays)
@@ -217,6 +205,29 @@ def collect(held: int = 0) -> list[Collected]:
         ]
     sweep()
     return found
+
+
+def _collect_one(path: Path, pid: int, lines: list[dict[str, Any]], held: int) -> Collected | None:
+    """Take the hooks of one record out; None = the process is gone, or somebody else was first."""
+    hold = None
+    try:
+        # Hooks that another workbench makes now may look like these: it is kept out meanwhile.
+        hold = None if held == pid else Hold(pid)
+        if not path.exists():
+            return None
+        count = _restore(pid, lines)
+        freed, stays = _free(pid, lines, pid)
+        restore_relatives(pid, lines)
+        path.unlink(missing_ok=True)
+        return Collected(pid, count, "", freed, stays)
+    except TargetGone:
+        path.unlink(missing_ok=True)
+        return None
+    except (NotPermitted, MissingCapability, RunFailed) as error:
+        return Collected(pid, 0, error.message)
+    finally:
+        if hold is not None:
+            hold.close()
 
 
 def _marks(lines: list[dict[str, Any]]) -> list[tuple[int, bytes]]:
@@ -270,7 +281,7 @@ def orphans() -> dict[int, int]:
         lines = _read(path)
         with contextlib.suppress(IndexError, KeyError, ValueError, TypeError):
             head = lines[0]
-            pid, gone = int(head["pid"]), start_time(int(head["owner"])) != int(head["owner_start"])
+            pid, gone = int(head["pid"]), not lives(int(head["owner"]), int(head["owner_start"]))
             places = sum("at" in line for line in lines)
             if gone and places and start_time(pid) == int(head["start"]):
                 found[pid] = found.get(pid, 0) + places
@@ -282,7 +293,7 @@ def collect_dead(held: int) -> None:
     for path in _folder().glob("*.hooks"):
         head = (_read(path) or [{}])[0]
         with contextlib.suppress(KeyError, ValueError, TypeError):
-            if start_time(int(head["owner"])) != int(head["owner_start"]):
+            if not lives(int(head["owner"]), int(head["owner_start"])):
                 collect(held)
                 return
 

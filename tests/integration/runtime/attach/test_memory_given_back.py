@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import struct
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ import pytest
 from probed_programs import Running, build, counting, running
 
 import workbench as wb
+from workbench.errors import NotPermitted
 from workbench.objects.model import BpfObject
 from workbench.runtime.attach import Process, Request, collect
 from workbench.runtime.attach.agent import image
+from workbench.runtime.attach.hold import Hold
 from workbench.runtime.attach.ledger import read_ledger, write_ledger
 from workbench.runtime.attach.memory import mappings
 from workbench.runtime.maps.space import collect as collect_spaces
@@ -212,7 +215,10 @@ def test_entered_and_left_under_threads_that_never_sleep(target: tuple[Running, 
 
 
 @pytest.mark.needs("clang")
-def test_what_a_killed_workbench_left(target: tuple[Running, int], obj: BpfObject) -> None:
+@pytest.mark.parametrize("reaped", [True, False], ids=["reaped", "zombie"])
+def test_what_a_killed_workbench_left(
+    target: tuple[Running, int], obj: BpfObject, reaped: bool
+) -> None:
     program, _ = target
     before = memory_of(program.pid)
     ready, told = os.pipe()
@@ -232,12 +238,29 @@ def test_what_a_killed_workbench_left(target: tuple[Running, int], obj: BpfObjec
     assert os.read(ready, 1) == b"x"
     os.close(ready)
     os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    if reaped:
+        os.waitpid(child, 0)
     assert len(memory_of(program.pid)) > len(before)
     assert {one.problem for one in collect() if one.pid == program.pid} == {""}
     assert given_back(program.pid) == before
+    if not reaped:
+        os.waitpid(child, 0)
     collect_spaces()
     goes_on(program)
+
+
+def test_whoever_cleans_up_is_waited_for_and_whoever_records_is_not(
+    target: tuple[Running, int],
+) -> None:
+    program, _ = target
+    first = Hold(program.pid)
+    with pytest.raises(NotPermitted, match="already"):
+        Hold(program.pid)
+    threading.Timer(0.1, first.close).start()
+    Hold(program.pid, patience=60).close()
+    with Process(program.pid), pytest.raises(NotPermitted, match="already"):
+        Process(program.pid)
 
 
 def test_a_thread_asleep_in_a_function_whose_return_is_probed(target: tuple[Running, int]) -> None:
