@@ -114,7 +114,8 @@ class Told(Running):
 def target(program: Path) -> Iterator[Told]:
     read, write = os.pipe()
     try:
-        with running([program, str(read)], pass_fds=(read,)) as one:
+        # A process group without a parent in its session (ours may be) is not stopped by SIGTTIN.
+        with running([program, str(read)], pass_fds=(read,), process_group=0) as one:
             told = Told(one.process)
             told.words, told.pipe = int(told.read()[0], 16), write
             yield told
