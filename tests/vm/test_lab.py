@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import workbench as wb
-from workbench.errors import BadSpec, MissingCapability, RunFailed
-from workbench.lab.prepare import prepare, status
+from workbench.errors import BadSpec, RunFailed
+from workbench.lab.prepare import status
 from workbench.lab.vm import Vm
 
 pytestmark = [pytest.mark.needs("QEMU"), pytest.mark.timeout(1500)]
 
 LONG = 600.0  # seconds; a guest on a busy host may be fifty times slower than on an idle one
-
-
-@pytest.fixture(scope="module")
-def prepared() -> str:
-    """The release of the kernel that guests boot; prepared now unless it is."""
-    try:
-        return prepare(say=print).release
-    except MissingCapability as error:
-        pytest.skip(f"no guest can be prepared here: {error.message}")
-
-
-@pytest.fixture(scope="module")
-def vm(prepared: str) -> Iterator[Vm]:
-    with wb.lab(boot_limit=LONG) as vm:
-        yield vm
 
 
 def test_status_streams_and_kernel(vm: Vm, prepared: str) -> None:

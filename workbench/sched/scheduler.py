@@ -218,9 +218,9 @@ class Scheduler:
         DataFrame
             As `statistics`, with ``time`` (int64, ns of CLOCK_MONOTONIC) first: a row per reading and counter.
         """
-        import pandas as pd
-
         rows = self.readings(seconds, hertz, until=until)
+        import pandas as pd  # not before: where there is one CPU, the import would hold up the tasks
+
         return pd.DataFrame(rows, columns=["time", "counter", "value", "source"])
 
     def readings(

@@ -26,7 +26,7 @@ from workbench.sched.schedcoz import interrupt_mask
 from workbench.sched.state import holders, policies
 
 FIFO = "example_fifo"
-LIMIT = 20.0
+LIMIT = 60.0
 # A thread beside the main one, a real-time thread, and a child: all wait for a line each.
 FAMILY = """
 import os, sys, threading
@@ -55,7 +55,7 @@ time.sleep(1000)
 seen: dict[str, object] = {}
 
 
-faulthandler.dump_traceback_later(60, repeat=True, exit=False)
+faulthandler.dump_traceback_later(300, exit=True)  # of the guest's time
 
 
 def until(what: Callable[[], object], why: str) -> None:
