@@ -14,11 +14,13 @@ import os
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import MissingCapability, NotPermitted, RunFailed, TargetGone
 from workbench.runtime.attach.agent import LoadedAgent
+from workbench.runtime.attach.bounded import within
 from workbench.runtime.attach.hold import Hold, sweep
 from workbench.runtime.attach.leaving import Leaving, Outcome, leave
 from workbench.runtime.attach.ledger import read_ledger
@@ -41,6 +43,7 @@ __all__ = (
 )
 
 _counter = itertools.count(1)
+_PATIENCE = 5.0
 
 
 def _program(pid: int) -> list[int]:
@@ -122,7 +125,7 @@ class Record:
         `kept`: processes that go on being probed, with the places that are left alone there.
         """
         self._file.flush()
-        restore_relatives(pid, _read(self.path)[1:], kept)
+        restore_relatives(pid, _read(self.path), kept)
 
     def close(self) -> None:
         """Everything was restored: the record is no longer needed. Harmless twice."""
@@ -193,9 +196,9 @@ def collect(held: int = 0) -> list[Collected]:
         if lives(owner, owner_start):
             continue
         if not start or start_time(pid) != start:
-            restore_relatives(pid, lines[1:])
+            restore_relatives(pid, lines)
             path.unlink(missing_ok=True)
-        elif (one := _collect_one(path, pid, lines[1:], held)) is not None:
+        elif (one := _collect_one(path, pid, lines, held)) is not None:
             found.append(one)
     if not held:
         found += [
@@ -221,6 +224,7 @@ def _collect_one(path: Path, pid: int, lines: list[dict[str, Any]], held: int) -
         path.unlink(missing_ok=True)
         return Collected(pid, count, "", freed, stays)
     except TargetGone:
+        restore_relatives(pid, lines)
         path.unlink(missing_ok=True)
         return None
     except (NotPermitted, MissingCapability, RunFailed) as error:
@@ -304,10 +308,12 @@ def restore_relatives(
     """Restore every other process that has these hooks and this memory, by fork; which they were.
 
     A process is known by our jump and, in its memory, our structure that names the jump's place. Only processes that
-    run the same program are looked at: no other can have been forked from it and not have replaced our hooks.
+    run the same program and began later are looked at: no other can have been forked from it and not have replaced our
+    hooks, and whoever reads the memory of one that is stuck waits for it.
     """
     sites = [line for line in lines if "at" in line]
     programs = [line["exe"] for line in lines if line.get("exe")]
+    since = max((one for line in lines if isinstance(one := line.get("start"), int)), default=0)
     if not sites and not _marks(lines):
         return []
     found = []
@@ -315,16 +321,16 @@ def restore_relatives(
         if not entry.name.isdigit() or int(entry.name) in (pid, os.getpid()):
             continue
         other = int(entry.name)
-        if programs and _program(other) not in programs:
+        if (programs and _program(other) not in programs) or start_time(other) < since:
             continue
         try:
             theirs = sites
             if kept and other in kept:
                 theirs = [one for one in sites if int(one["at"]) not in kept[other]]
-            if _has_any(other, theirs):
+            if within(_PATIENCE, other, partial(_has_any, other, theirs)):
                 _restore(other, lines if theirs is sites else theirs)
                 found.append(other)
-            if theirs is sites and _has_ledger(other, lines):
+            if theirs is sites and within(_PATIENCE, other, partial(_has_ledger, other, lines)):
                 _free(other, lines)
                 found.append(other)
         except (TargetGone, NotPermitted, MissingCapability, RunFailed):

@@ -81,6 +81,7 @@ def test_memory_of_a_process_that_cannot_have_our_hooks_is_not_read(
                 _opened = seen = set()
                 try:
                     link.detach()
+                    process.close()
                 finally:
                     _opened = None
             assert target.ask("call 2") == ["7"]
