@@ -20,6 +20,7 @@
 
 #define MAX_CPUS 256
 #define MAX_POINTS 16
+#define MAX_PIECES 8
 #define READY 0x5c0001ULL
 #define PAY 0x5c0002ULL
 #define OTHERS 0x5c0003ULL
@@ -51,9 +52,9 @@ struct progress_point {
 };
 struct progress_point points[MAX_POINTS];
 
-/* Addresses of the selected region in one process. */
+/* Addresses of the selected region in one process: of a source line, several pieces. Those that are not used are empty. */
 struct region {
-	u64 low, high;
+	u64 low[MAX_PIECES], high[MAX_PIECES];
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -296,7 +297,7 @@ OPERATION(enqueue, struct task_struct *p, u64 enq_flags)
 		p->scx.dsq_vtime = vtime_now - slice_ns;
 	slice = state->slice_left ?: slice_ns;
 	if (owes(p, state)) {
-		schedcoz_park(&state->clock, now);
+		schedcoz_park(&state->clock, now, cpu != 0);
 		COUNT(payments);
 		if (cpu && state->slice_left && !(experiment.without & SCHEDCOZ_WITHOUT_HOLDING)) {
 			state->holds = cpu;
@@ -538,25 +539,31 @@ int BPF_PROG(waking, struct task_struct *p)
 	return 0;
 }
 
+static __always_inline bool holds(const struct region *region, u64 address)
+{
+	for (int i = 0; i < MAX_PIECES; i++)
+		if (address >= region->low[i] && address < region->high[i])
+			return true;
+	return false;
+}
+
 static __always_inline bool in_region(struct bpf_perf_event_data *ctx)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct region *region = bpf_map_lookup_elem(&regions, &tgid);
 	u64 frames[8];
-	u64 ip;
 	long size;
 
 	if (!region)
 		return false;
-	ip = PT_REGS_IP(&ctx->regs);
-	if (ip >= region->low && ip < region->high)
+	if (holds(region, PT_REGS_IP(&ctx->regs)))
 		return true;
 	if (!walk_frames)
 		return false;
 	size = bpf_get_stack(ctx, frames, sizeof(frames), BPF_F_USER_STACK);
 	for (int i = 0; i < 8; i++)
 		/* A return address follows the call that it belongs to. */
-		if (i < walk_frames && (i + 1) * 8 <= size && frames[i] - 1 >= region->low && frames[i] - 1 < region->high)
+		if (i < walk_frames && (i + 1) * 8 <= size && holds(region, frames[i] - 1))
 			return true;
 	return false;
 }

@@ -12,7 +12,7 @@
  * clock of that other, and that progress is timed by the clock of the task that makes it:
  *
  *   R1  a sample of the task in the region: local += speedup x the time the sample stands for
- *   R2  a payment counts until the task runs again, and with the cost of having been stopped
+ *   R2  the payment of a task that was stopped counts until it runs again, and with the cost of having been stopped
  *   R3  woken by a task in scope: the clock is the later one of its own at falling asleep and the waker's
  *   R4  woken by a timer, an interrupt or a task out of scope: the clock ran on while it slept
  *   R5  a CPU is in use, on the clocks, until the clock of the task that left it last: a task starts on it no earlier
@@ -46,6 +46,7 @@ typedef unsigned int schedcoz_u32;
 #define SCHEDCOZ_PAYING 4U	/* withheld since pay_start */
 #define SCHEDCOZ_RELEASED 8U	/* has paid and has not run since */
 #define SCHEDCOZ_WAKER 16U	/* waker_local is the clock of the scoped task that woke it */
+#define SCHEDCOZ_STOPPED 32U	/* it was running when it was withheld */
 
 /* Rules that can be switched off, to show what each is for: bits of `without`. */
 #define SCHEDCOZ_WITHOUT_WEIGHT 1U	/* R1: a sample counts one period, whatever was lost */
@@ -143,10 +144,12 @@ SCHEDCOZ_INLINE int schedcoz_owes(struct schedcoz_task *task, const struct sched
 	return schedcoz_debt(task->local, global) > e->min_debt;
 }
 
-/* R2: the task is withheld from now on. */
-SCHEDCOZ_INLINE void schedcoz_park(struct schedcoz_task *task, schedcoz_u64 now)
+/* R2: the task is withheld from now on; `stopped` when it was running, and not about to wake up. */
+SCHEDCOZ_INLINE void schedcoz_park(struct schedcoz_task *task, schedcoz_u64 now, int stopped)
 {
-	task->flags = (task->flags | SCHEDCOZ_PAYING) & ~SCHEDCOZ_RELEASED;
+	task->flags = (task->flags | SCHEDCOZ_PAYING) & ~(SCHEDCOZ_RELEASED | SCHEDCOZ_STOPPED);
+	if (stopped)
+		task->flags |= SCHEDCOZ_STOPPED;
 	task->pay_start = now;
 }
 
@@ -214,7 +217,8 @@ SCHEDCOZ_INLINE void schedcoz_ready(struct schedcoz_task *task, const struct sch
  *
  * A task that was ready before the CPU became free waited for it: its clock stood still meanwhile, and the time from
  * then on is the cost of the switch, which the faster program has too. One that became ready later met a free CPU and
- * waited for its own wake-up. What a payer waits after its release it would not have waited at all (R2).
+ * waited for its own wake-up. What a payer that was stopped waits after its release it would not have waited at all (R2);
+ * one that was withheld when it woke up would have had its wake-up in any case.
  */
 SCHEDCOZ_INLINE int schedcoz_running(struct schedcoz_task *task, struct schedcoz_cpu *cpu,
 				     const struct schedcoz_experiment *e, schedcoz_u64 now)
@@ -235,9 +239,10 @@ SCHEDCOZ_INLINE int schedcoz_running(struct schedcoz_task *task, struct schedcoz
 		handed = left < merged;
 		task->local = handed ? left : merged;
 	}
-	if ((task->flags & SCHEDCOZ_RELEASED) && !(e->without & SCHEDCOZ_WITHOUT_CREDIT))
+	if ((task->flags & SCHEDCOZ_RELEASED) && (task->flags & SCHEDCOZ_STOPPED) &&
+	    !(e->without & SCHEDCOZ_WITHOUT_CREDIT))
 		task->local += now - ready + e->stop_cost;
-	task->flags &= ~SCHEDCOZ_RELEASED;
+	task->flags &= ~(SCHEDCOZ_RELEASED | SCHEDCOZ_STOPPED);
 	cpu->local = task->local;
 	cpu->switched_in = now;
 	cpu->running = 1;

@@ -61,7 +61,7 @@ struct task {
 	struct schedcoz_task clock;
 	uint64_t remaining, vtime, draws, sequence, slice_left;
 	int64_t pc, loops[SLOTS];
-	int32_t state, cpu, region, parent, children, next, identity, joining, got, unscoped;
+	int32_t state, cpu, region, parent, children, next, identity, joining, stopped, unscoped;
 };
 
 struct cpu {
@@ -548,12 +548,14 @@ static void enqueue(struct wb_sim *sim, int32_t id)
 	int32_t victim = NONE, best = NONE, due = 0;
 
 	if (!task->unscoped && schedcoz_owes(&task->clock, &sim->experiment, sim->out.global)) {
-		schedcoz_park(&task->clock, sim->out.now);
+		schedcoz_park(&task->clock, sim->out.now, task->stopped);
+		task->stopped = 0;
 		task->state = PAYING;
 		sim->out.payments++;
 		arm(sim);
 		return;
 	}
+	task->stopped = 0;
 	task->state = READY;
 	task->sequence = sim->sequence++;
 	for (uint32_t i = 0; i < sim->config.cpus; i++) {
@@ -597,7 +599,7 @@ static void on_start(struct wb_sim *sim, int32_t number)
 	if (task->unscoped) {
 		cpu->clock.running = 0;
 	} else {
-		if (task->clock.flags & SCHEDCOZ_RELEASED)
+		if ((task->clock.flags & SCHEDCOZ_RELEASED) && (task->clock.flags & SCHEDCOZ_STOPPED))
 			lost = sim->config.stop_cost;
 		sim->out.merges += (uint64_t)schedcoz_running(&task->clock, &cpu->clock, &sim->experiment, sim->out.now);
 		if (sim->experiment.active) {
@@ -628,6 +630,7 @@ static void stop(struct wb_sim *sim, int32_t number)
 
 	sim->tasks[id].slice_left = sim->cpus[number].slice_end > sim->out.now ? sim->cpus[number].slice_end - sim->out.now : 0;
 	leave(sim, number, 1);
+	sim->tasks[id].stopped = 1;
 	if (!(sim->experiment.without & SCHEDCOZ_WITHOUT_HOLDING) &&
 	    schedcoz_owes(&sim->tasks[id].clock, &sim->experiment, sim->out.global))
 		sim->cpus[number].held = id;

@@ -105,10 +105,10 @@ def test_rules_that_matter_on_machines_without_costs(rule: str, seed: int, min_d
 
 def test_random_graphs() -> None:
     """The seeded part of the campaign: `workbench bench causal` runs thousands."""
-    found = summary(campaign(range(1000, 1040), hits=1500, workers=1))
+    found = summary(campaign(range(1000, 1030), hits=500, workers=1))
     assert found["median"] <= 1
     assert found["percentile_95"] <= 3
-    assert found["zeros"] > 10
+    assert found["zeros"] > 5
     assert found["largest_at_zero"] <= 1.5
 
 
