@@ -55,9 +55,11 @@ def schedulers(
             left.plot([np.median(own)] * 2, [row - 0.36, row + 0.36], color=PALETTE[1], linewidth=2)
         right.plot(ends, [row] * len(ends), "o", markersize=5, color=PALETTE[2])
     left.set_xscale("log")
+    left.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     left.set_xlabel("wait of a wake-up, ms")
     right.set_xlabel("work done after, ms")
-    right.set_xlim(left=0)
+    right.set_xlim(0, 1.08 * max(1e-3, float(tasks["end"].max()) / 1e6))
+    right.tick_params(axis="y", length=0)
     left.set_yticks(range(len(labels)), labels)
     left.invert_yaxis()
     for axes in (left, right):
