@@ -29,9 +29,13 @@ VERBS = {
     "bpf": "programs of the userspace runtime: disassemble, run, test against the kernel",
     "lab": "disposable guests with a kernel that has sched_ext: prepare, run, shell, status",
     "sched": "sched_ext schedulers: run a command under one, status, counters",
+    "causal": "what a program would gain if a part of it were faster, by experiments in the scheduler",
     "bench": "measure the workbench itself against its peers",
     "demo": "record a database and draw it: the tour, in one command",
 }
+
+_WITH_COMMAND = ("record", "lab", "sched", "causal")
+"""Verbs that take a command after ``--``, whose own options are left alone."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,7 +83,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 
 def _arguments(words: list[str]) -> Any:
     command: list[str] = []
-    if "--" in words and _verb(words) in ("record", "lab", "sched"):  # its command's own options are left alone
+    if "--" in words and _verb(words) in _WITH_COMMAND:
         at = words.index("--")
         words, command = words[:at], words[at + 1 :]
     arguments = _parser(words).parse_args(words)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from workbench.errors import MissingFrame
+from workbench.frames.causal_schemas import CAUSAL_SCHEMAS
 from workbench.frames.declaration import Column, Kind, Schema
 from workbench.frames.program_schemas import PROGRAM_SCHEMAS
 
@@ -452,4 +453,4 @@ register(
         recorded_by="pages",
     ),
 )
-register(*PROGRAM_SCHEMAS)
+register(*PROGRAM_SCHEMAS, *CAUSAL_SCHEMAS)

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
     from workbench.objects.model import BpfObject
 
-__all__ = ("Measured", "Parameters", "SchedCoz", "interrupt_mask")
+__all__ = ("PIECES", "Measured", "Parameters", "SchedCoz", "interrupt_mask")
+
+PIECES = 8
+"""Pieces of code that a region may have in a process: MAX_PIECES of bpf/schedcoz.bpf.c."""
 
 _INT, _VARIABLE = 1, 14  # kinds of BTF
 #: Bits of the preemption count outside a task's own context, by the size of the variable in the kernel's BTF: softirq,
@@ -109,8 +112,9 @@ class SchedCoz:
     ----------
     obj : BpfObject
         The scheduler, `workbench.open` of the built ``schedcoz``.
-    points : sequence of (path, offset)
-        Progress points: ELF file and file offset of the instruction whose passing is progress; 16 at most.
+    points : sequence of (path, offset) or (path, offset, semaphore)
+        Progress points: ELF file and file offset of the instruction whose passing is progress, and of the semaphore of
+        a USDT mark (0: none); 16 at most.
     parameters : Parameters, optional
 
     Raises
@@ -124,7 +128,7 @@ class SchedCoz:
     def __init__(
         self,
         obj: BpfObject,
-        points: Sequence[tuple[str, int]],
+        points: Sequence[tuple[str, int] | tuple[str, int, int]],
         parameters: Parameters | None = None,
     ) -> None:
         if not 0 < len(points) <= 16:
@@ -133,6 +137,7 @@ class SchedCoz:
                 "give one to sixteen: what counts as a unit of work done",
             )
         self.parameters = given = parameters or Parameters()
+        self._points = len(points)
         self._stack = ExitStack()
         constants = {
             "slice_ns": given.slice,
@@ -145,12 +150,15 @@ class SchedCoz:
             self.scheduler = self._stack.enter_context(Scheduler(obj, constants=constants))
             loaded = self.loaded = self.scheduler.loaded
             loaded.attach("waking")
-            by_path: dict[str, list[tuple[int, int]]] = {}
-            for number, (path, offset) in enumerate(points):
-                by_path.setdefault(path, []).append((offset, number))
+            by_path: dict[str, list[tuple[int, int, int]]] = {}
+            for number, (path, offset, *semaphore) in enumerate(points):
+                place = (offset, number, semaphore[0] if semaphore else 0)
+                by_path.setdefault(path, []).append(place)
             for path, places in by_path.items():
-                offsets, cookies = zip(*places, strict=True)
-                loaded.attach_uprobes("progress", path, offsets, cookies=cookies)
+                offsets, cookies, semaphores = zip(*places, strict=True)
+                loaded.attach_uprobes(
+                    "progress", path, offsets, cookies=cookies, semaphores=semaphores
+                )
             attributes = perf.EventAttributes(
                 perf.SOFTWARE, perf.CPU_CLOCK, sample=given.period, flags=("disabled",)
             )
@@ -181,14 +189,26 @@ class SchedCoz:
         """Bring a process and what it forks into the scope."""
         self.scheduler.take(pid)
 
-    def select(self, places: Mapping[int, tuple[int, int]]) -> None:
-        """Make [low, high) the region of each process (by pid); no other process has one afterwards."""
+    def select(self, places: Mapping[int, Sequence[tuple[int, int]]]) -> None:
+        """Make the pieces [low, high) the region of each process (by pid); no other process has one afterwards.
+
+        Raises
+        ------
+        BadSpec
+            There are more than eight pieces in a process.
+        """
         regions = self.loaded.maps["regions"]
         for pid in list(regions):
             if int(pid) not in places:
                 del regions[pid]
-        for pid, (low, high) in places.items():
-            regions[pid] = (low, high)
+        for pid, pieces in places.items():
+            if len(pieces) > PIECES:
+                raise BadSpec(
+                    f"a region of {len(pieces)} pieces in process {pid}", f"{PIECES} at most"
+                )
+            ends = np.zeros((2, PIECES), np.uint64)
+            ends[:, : len(pieces)] = np.array(pieces, np.uint64).T
+            regions[pid] = (ends[0], ends[1])
 
     def begin(self, speedup: float, *, without: int = 0) -> None:
         """Start an experiment in the selected region; `speedup` is a fraction, 0 measures the base line."""
@@ -209,12 +229,12 @@ class SchedCoz:
 
     def counts(self) -> list[int]:
         """Passes of every progress point since the experiment began."""
-        return [int(count) for count in self.loaded.globals["points"]["count"]]
+        return [int(count) for count in self.loaded.globals["points"]["count"][: self._points]]
 
     def end(self) -> list[Measured]:
         """End the experiment; what it gave, by progress point."""
         experiment = self.loaded.globals["experiment"]
-        points = self.loaded.globals["points"].copy()
+        points = self.loaded.globals["points"][: self._points].copy()
         grown = int(self.loaded.globals["global_clock"][()]) - int(experiment["base"])
         elapsed = time.monotonic_ns() - self._begun
         counters = self.loaded.globals["counters"].copy()

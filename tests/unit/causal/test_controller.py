@@ -1,0 +1,112 @@
+"""Experiments as the controller runs them, on an engine in virtual time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from itertools import islice
+
+import pytest
+from causal_engines import Known, Program, Synthetic
+
+from workbench.causal import controller
+from workbench.causal.controller import Experiment, Target
+from workbench.causal.plan import Plan
+from workbench.causal.regions import Region
+from workbench.errors import TargetGone
+
+PLAN = Plan((Region("a"),), speedups=(0.0, 0.5), rounds=3)
+
+
+def run(
+    engine: Synthetic, program: Program, plan: Plan = PLAN, missing: tuple[str, ...] = ()
+) -> Iterator[Experiment]:
+    points = [f"point{number}" for number in range(len(engine.counts))]
+    return controller.experiments(engine, program, plan, points, finder=Known(missing))  # type: ignore[arg-type]
+
+
+def test_every_experiment_is_given_out_with_what_it_measured() -> None:
+    engine, told = Synthetic(), []
+    made = list(
+        controller.experiments(
+            engine, Program(), PLAN, ["done"], finder=Known(), progress=lambda s: told.append(str(s))  # type: ignore[arg-type]
+        )
+    )
+    assert [one.number for one in made] == list(range(1, 7))
+    assert [one.speedup for one in made] == engine.begun
+    assert sorted(engine.begun) == [0, 0, 0, 0.5, 0.5, 0.5]
+    assert all(one.valid and one.measured[0].period == 1e7 * (1 - 0.6 * one.speedup) for one in made)
+    assert engine.selected == [{1: ((0x1000, 0x2000),), 2: ((0x1000, 0x2000),)}] * 6
+    assert told[2].startswith("experiment 3: a ") and "(2 done)" in told[2]
+
+
+def test_an_experiment_without_progress_is_dropped_and_the_next_one_longer() -> None:
+    program = Program()
+    made = list(run(Synthetic(counts=(50, 0)), program))
+    assert {one.reason for one in made} == {"no progress at point1"}
+    assert program.slept[::2] == [0.5, 1, 2, 4, 8, 8]
+
+
+def test_too_little_progress_is_said_with_its_point() -> None:
+    made = list(run(Synthetic(counts=(4, 50)), Program()))
+    assert {one.reason for one in made} == {"point0 was passed 4 times, which is too few"}
+    assert made[0].measured[1].count == 50
+
+
+def test_experiments_end_when_the_kernel_takes_the_scheduler_away() -> None:
+    made = list(run(Synthetic(valid=2), Program()))
+    assert [one.reason for one in made] == ["", "", "the kernel took the scheduler away"]
+
+
+def test_experiments_end_with_the_target() -> None:
+    made = list(run(Synthetic(), Program(waits=3)))
+    assert [one.reason for one in made] == ["", "the target ended"]
+
+
+def test_an_interrupt_gives_out_what_was_running_and_is_raised() -> None:
+    engine = Synthetic()
+    made: list[Experiment] = []
+    with pytest.raises(KeyboardInterrupt):
+        made.extend(run(engine, Program(interrupted=3)))
+    assert [one.reason for one in made] == ["", "interrupted"]
+    assert len(engine.begun) == 2
+
+
+def test_a_region_that_is_nowhere_is_dropped_and_given_up() -> None:
+    made = list(run(Synthetic(), Program(), missing=("a",)))
+    assert [one.reason for one in made] == ["no function 'a'"] * 3
+    plan = Plan((Region("a"), Region("b")), speedups=(0.5,), rounds=4)
+    made = list(run(Synthetic(), Program(), plan, missing=("a",)))
+    assert len(made) == 16 and sum(one.valid for one in made) == 8
+
+
+def test_an_experiment_in_which_the_machine_stood_still_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(0, 10**15, 3 * 10**9))
+    monkeypatch.setattr(controller.time, "monotonic_ns", lambda: next(now))
+    made = next(run(Synthetic(), Program()))
+    assert "stood still" in made.reason
+
+
+def test_time_that_is_over_ends_experiments(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(1000))
+    monkeypatch.setattr(controller.time, "monotonic", lambda: next(now))
+    plan = Plan((Region("a"),), seconds=5)
+    assert len(list(islice(run(Synthetic(), Program(), plan), 20))) == 4
+
+
+def test_a_target_is_waited_for_until_it_ends() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    target = Target(child.pid)
+    try:
+        assert target.pids() == [child.pid]
+        assert target.wait(0.01)
+        os.kill(child.pid, signal.SIGKILL)
+        assert not target.wait(60)
+    finally:
+        target.close()
+        child.kill()
+        child.wait()
+    with pytest.raises(TargetGone):
+        Target(child.pid)

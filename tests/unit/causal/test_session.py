@@ -1,0 +1,140 @@
+"""A run from the command line to the recording, with an engine in virtual time in place of the scheduler."""
+
+from __future__ import annotations
+
+import json
+import os
+import types
+from pathlib import Path
+
+import pytest
+from causal_engines import Synthetic
+from probed_programs import running
+
+from workbench.causal.session import profile
+from workbench.cli import main
+from workbench.errors import BadSpec, MissingCapability, UnknownSymbol
+from workbench.frames.recording import load
+from workbench.sched import schedcoz, state
+
+COMMAND = ["sleep", "600"]
+
+
+class Engine(Synthetic):
+    """`Synthetic` in the clothes of SchedCoz; remembers what it was made for."""
+
+    made: list[Engine]
+    interrupt_at = 0
+
+    def __init__(self, _obj: object, points: list[tuple[str, int, int]], _parameters: object) -> None:
+        super().__init__(counts=[50] * len(points))
+        self.points, self.taken, self.closed = points, [], False
+        self.scheduler = types.SimpleNamespace(in_charge=True, exit="")
+        Engine.made.append(self)
+
+    def take(self, pid: int) -> None:
+        self.taken.append(pid)
+
+    def begin(self, speedup: float) -> None:
+        super().begin(speedup)
+        if len(self.begun) == self.interrupt_at:
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+
+@pytest.fixture(autouse=True)
+def engine(monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
+    monkeypatch.setattr(schedcoz, "SchedCoz", Engine)
+    monkeypatch.setattr(state, "read_state", lambda: state.State("disabled", "", 0, {}))
+    monkeypatch.setattr(Engine, "made", [], raising=False)
+    return Engine
+
+
+def words(output: Path, *more: str) -> list[str]:
+    options = ["-p", "libc:malloc", "-r", "libc:free", "--speedups", "0,0.5", "--rounds", "3", "--shortest", "0.01"]
+    return ["causal", "run", "-q", *options, "-o", str(output), *more]
+
+
+def test_a_command_is_profiled_and_ended(
+    engine: type[Engine], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(tmp_path / "made", "--json", "--coz", str(tmp_path / "profile.coz"), "--", *COMMAND)) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["gate"]["ok"] and printed["experiments"] == 6 and printed["warnings"] == []
+    assert {row["speedup"]: round(row["change"]) for row in printed["profile"]} == {0: 0, 0.5: -30}
+    [made] = engine.made
+    [pid] = made.taken
+    assert made.closed and not Path(f"/proc/{pid}").exists()
+    assert all(place[pid][0][0] < place[pid][0][1] for place in made.selected)
+    recording = load(tmp_path / "made")
+    assert recording.manifest.command == tuple(COMMAND) and recording.status == "complete"
+    assert (tmp_path / "profile.coz").read_bytes() == recording.file("profile.coz")
+
+
+def test_the_table_names_the_region_that_promises_most_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(tmp_path / "made", "--", *COMMAND)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["progress", "point", "region"]
+    assert "-30.0 %" in lines[2] and "libc:free" in lines[2]
+    assert "agree within" in lines[3] and str(tmp_path / "made") in lines[4]
+
+
+def test_ctrl_c_keeps_what_was_measured(
+    engine: type[Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "interrupt_at", 4)
+    assert main(words(tmp_path / "made", "--", *COMMAND)) == 130
+    recording = load(tmp_path / "made")
+    assert recording.status == "interrupted"
+    assert list(recording.frame("experiments")["reason"]) == ["", "", "", "interrupted"]
+    assert not Path(f"/proc/{engine.made[0].taken[0]}").exists()
+
+
+def test_a_process_is_left_running(engine: type[Engine], tmp_path: Path) -> None:
+    with running(COMMAND) as process:
+        options = [word if word != "run" else "attach" for word in words(tmp_path / "made")]
+        assert main([*options, "--pid", str(process.pid)]) == 0
+        assert process.alive and engine.made[0].taken == [process.pid]
+
+
+def test_a_target_that_ends_ends_the_run(tmp_path: Path) -> None:
+    code = "import time; time.sleep(1)"
+    options = ["-p", "libc:malloc", "-r", "libc:free", "--speedups", "0", "--shortest", "0.05"]
+    python = [os.path.realpath("/proc/self/exe"), "-c", code]
+    status = main(["causal", "run", "-q", *options, "-o", str(tmp_path / "made"), "--", *python])
+    made = load(tmp_path / "made").frame("experiments")
+    assert status in (0, 1)  # 1 where a busy machine left too few experiments to judge
+    assert made["reason"].iloc[-1] in ("the target ended", "")
+
+
+def test_what_cannot_work_is_said_before_anything_begins(engine: type[Engine], tmp_path: Path) -> None:
+    output = tmp_path / "made"
+    with pytest.raises(UnknownSymbol):
+        profile(["libc:malloc"], ["libc:nothing_of_that_name"], command=COMMAND, output=output)
+    with pytest.raises(UnknownSymbol):
+        profile(["libc:nothing_of_that_name"], ["libc:free"], command=COMMAND, output=output)
+    with pytest.raises(BadSpec):
+        profile(["libc:malloc"], command=COMMAND, pid=1, output=output)
+    assert main(["causal", "run", "-p", "libc:malloc"]) == 2
+    assert main(["causal", "run", "--", "true"]) == 2
+    assert main(["causal", "run", "-p", "a", "--speedups", "a,b", "--", "true"]) == 2
+    assert not engine.made and not list(tmp_path.iterdir())
+
+
+def test_a_kernel_without_sched_ext_and_another_scheduler_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(state, "read_state", lambda: state.State("enabled", "other", 1, {}))
+    with pytest.raises(MissingCapability, match="'other' is enabled"):
+        profile(["libc:malloc"], command=COMMAND, output=tmp_path / "made")
+    monkeypatch.undo()
+    monkeypatch.setattr(state, "_SYSFS", tmp_path / "none")
+    assert main(words(tmp_path / "made", "--", *COMMAND)) == 3
+    assert "--lab" in capsys.readouterr().err

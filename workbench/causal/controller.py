@@ -1,0 +1,251 @@
+"""Run experiments one after the other and say what each of them gave."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Protocol
+
+from workbench.causal.plan import ENOUGH, Choice, Length, Plan, choices
+from workbench.causal.regions import Finder
+from workbench.collectors.target import descendants
+from workbench.errors import TargetGone, UnknownSymbol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from workbench.causal.regions import Pieces, Region
+    from workbench.sched.schedcoz import Measured
+
+__all__ = ("Engine", "Experiment", "Places", "State", "Target", "experiments")
+
+_LATE, _LATER = (
+    1.5,
+    1.0,
+)  # an experiment may last this many times its length, and this many seconds more
+
+
+class Engine(Protocol):
+    """What carries an experiment out; `workbench.sched.schedcoz.SchedCoz` is one."""
+
+    def select(self, places: Mapping[int, Pieces]) -> None:
+        """Make these pieces of code the region of each process."""
+
+    def begin(self, speedup: float) -> None:
+        """Start an experiment."""
+
+    def end(self) -> Sequence[Measured]:
+        """End it; what it gave by progress point."""
+
+
+class Places(Protocol):
+    """Where a region lies in each process; `Finder` is one."""
+
+    def places(self, pids: Iterable[int], region: Region) -> dict[int, Pieces]:
+        """Pieces by process."""
+
+
+class Target:
+    """A process with what it forks.
+
+    Raises
+    ------
+    TargetGone
+        There is no such process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        try:
+            self._descriptor = os.pidfd_open(pid)
+        except ProcessLookupError as error:
+            raise TargetGone(f"there is no process {pid}", "check the pid") from error
+
+    def close(self) -> None:
+        """Stop watching it."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def pids(self) -> list[int]:
+        """The process and its children, grandchildren ... now."""
+        return [self.pid, *sorted(descendants({self.pid}))]
+
+    def wait(self, seconds: float) -> bool:
+        """Wait this long, or until the process ends; whether it is still there."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        return not poll.poll(max(seconds, 0) * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One experiment as it went.
+
+    Attributes
+    ----------
+    number : int
+    region : str
+    speedup : float
+        A fraction.
+    start, duration : int
+        ns of CLOCK_MONOTONIC.
+    reason : str
+        Why it does not count; empty: it does.
+    measured : tuple of Measured
+        By progress point; empty if nothing could be measured.
+    """
+
+    number: int
+    region: str
+    speedup: float
+    start: int
+    duration: int
+    reason: str
+    measured: tuple[Measured, ...]
+
+    @property
+    def valid(self) -> bool:
+        """It counts."""
+        return not self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far the experiments are: `done` and how many of these were `dropped`; seconds `elapsed` and `planned` (0:
+    until the target ends); what is running.
+    """
+
+    done: int
+    dropped: int
+    elapsed: float
+    planned: float
+    length: float
+    choice: Choice
+
+    def __str__(self) -> str:
+        left = f", {max(self.planned - self.elapsed, 0):.0f} s left" if self.planned else ""
+        dropped = f", {self.dropped} dropped" if self.dropped else ""
+        return (
+            f"experiment {self.done + 1}: {self.choice.region.spec} {self.choice.speedup:.0%} faster for "
+            f"{self.length:.2g} s ({self.done} done{dropped}{left})"
+        )
+
+
+def experiments(
+    engine: Engine,
+    target: Target,
+    plan: Plan,
+    points: Sequence[str],
+    *,
+    finder: Places | None = None,
+    progress: Callable[[State], None] | None = None,
+) -> Iterator[Experiment]:
+    """Run experiments until the plan is done or the target ends.
+
+    An experiment is given out even when it does not count, with the reason: progress that was made too rarely, a target
+    that ended, a scheduler that the kernel took away (after which there are no more), time in which the machine stood
+    still, a region that no process has. After Ctrl-C the one that was running is given out as interrupted, and then
+    KeyboardInterrupt is raised.
+
+    Parameters
+    ----------
+    engine : Engine
+    target : Target
+    plan : Plan
+    points : sequence of str
+        Names of the engine's progress points, in its order.
+    finder : Places, optional
+    progress : callable, optional
+        Called before each experiment.
+    """
+    finder = finder or Finder()
+    random, length = Random(plan.seed), Length(plan.shortest)
+    began = time.monotonic()
+    dropped = 0
+    missing: dict[str, int] = {}
+    for done, choice in enumerate(choices(plan, random)):
+        elapsed = time.monotonic() - began
+        if plan.seconds and elapsed + length.seconds > plan.seconds and done:
+            return
+        if progress is not None:
+            progress(State(done, dropped, elapsed, plan.seconds, length.seconds, choice))
+        one, stop = _one(engine, target, choice, length, points, finder, done + 1)
+        dropped += not one.valid
+        yield one
+        if stop is not None:
+            raise stop
+        if one.reason in (_ENDED, _LEFT):
+            return
+        missing[one.region] = (
+            missing.get(one.region, 0) + 1 if one.reason and not one.measured else 0
+        )
+        if all(missing.get(region.spec, 0) >= _GIVE_UP for region in plan.regions):
+            return
+        if not target.wait(plan.pause):
+            return
+
+
+_ENDED = "the target ended"
+_LEFT = "the kernel took the scheduler away"
+_GIVE_UP = 3  # times in a row that a region was found in no process
+
+
+def _one(
+    engine: Engine,
+    target: Target,
+    choice: Choice,
+    length: Length,
+    points: Sequence[str],
+    finder: Places,
+    number: int,
+) -> tuple[Experiment, KeyboardInterrupt | None]:
+    start = time.monotonic_ns()
+    measured: tuple[Measured, ...] = ()
+    stop: KeyboardInterrupt | None = None
+    reason = ""
+    try:
+        engine.select(finder.places(target.pids(), choice.region))
+        start = time.monotonic_ns()
+        engine.begin(choice.speedup)
+        alive = True
+        try:
+            alive = target.wait(length.seconds)
+        except KeyboardInterrupt as interrupt:
+            stop = interrupt
+        measured = tuple(engine.end())
+        reason = "interrupted" if stop else "" if alive else _ENDED
+    except UnknownSymbol as error:
+        reason = error.message if target.wait(0) else _ENDED
+    except KeyboardInterrupt as interrupt:
+        stop, reason = interrupt, "interrupted"
+        with contextlib.suppress(KeyboardInterrupt):
+            engine.end()
+    duration = time.monotonic_ns() - start
+    if measured and not reason:
+        reason = _judge(measured, points, duration / 1e9, length.seconds)
+        if all(one.valid for one in measured):
+            length.learn(min(one.count for one in measured))
+    return (
+        Experiment(number, choice.region.spec, choice.speedup, start, duration, reason, measured),
+        stop,
+    )
+
+
+def _judge(measured: Sequence[Measured], points: Sequence[str], took: float, length: float) -> str:
+    """Why an experiment does not count; empty if it does."""
+    if not all(one.valid for one in measured):
+        return _LEFT
+    if took > _LATE * length + _LATER:
+        return f"it took {took:.1f} s instead of {length:.2g}: the machine stood still"
+    fewest = min(range(len(measured)), key=lambda index: measured[index].count)
+    count = measured[fewest].count
+    if not count:
+        return f"no progress at {points[fewest]}"
+    if count < ENOUGH:
+        return f"{points[fewest]} was passed {count} times, which is too few"
+    return ""

@@ -1,0 +1,202 @@
+"""A causal profile of a command or a process: from what the user names to a recording."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.causal.candidates import candidates
+from workbench.causal.controller import Target, experiments
+from workbench.causal.plan import Plan
+from workbench.causal.points import resolve_points
+from workbench.causal.regions import Finder, Region
+from workbench.causal.results import FRAMES, Results
+from workbench.collectors.modules import Modules
+from workbench.collectors.target import HeldCommand, attach_target
+from workbench.errors import BadSpec, MissingCapability, RunFailed, TargetGone
+from workbench.frames.writer import RecordingWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from workbench.frames.manifest import Status
+    from workbench.frames.recording import Recording
+    from workbench.sched.schedcoz import Parameters, SchedCoz
+
+__all__ = ("profile", "require_scheduler")
+
+
+def require_scheduler() -> None:
+    """Raise MissingCapability, with what to do, unless this machine's kernel can carry experiments out."""
+    from workbench.sched.state import read_state
+
+    try:
+        state = read_state()
+    except MissingCapability as error:
+        raise MissingCapability(
+            "causal profiling needs a kernel with sched_ext, which this one is without",
+            "add --lab to run it in a guest that has it (`workbench lab prepare` makes one ready), or boot a kernel "
+            "with CONFIG_SCHED_CLASS_EXT (Linux 6.12 or newer)",
+        ) from error
+    if state.enabled:
+        raise MissingCapability(
+            f"the scheduler {state.name or 'of somebody else'!r} is {state.state} on this machine",
+            "there can be one at a time: end it, or add --lab to run in a guest",
+        )
+
+
+def profile(
+    progress: Sequence[str],
+    regions: Sequence[str] = (),
+    *,
+    command: Sequence[str] = (),
+    pid: int | None = None,
+    output: str | Path,
+    plan: Plan | None = None,
+    parameters: Parameters | None = None,
+    sampling: float = 1.0,
+    tolerance: float = 3.0,
+    overwrite: bool = False,
+    stdout: int | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Recording:
+    """Run experiments on a command or a process and record them.
+
+    Parameters
+    ----------
+    progress : sequence of str
+        Progress points; see `workbench.causal.points`.
+    regions : sequence of str
+        What to speed up; see `workbench.causal.regions`. None: chosen by sampling.
+    command : sequence of str
+        A command to start; it is ended when the plan is done.
+    pid : int, optional
+        A running process, which goes on afterwards.
+    output : path
+        Folder of the recording. It holds the profile in Coz's format as well (`recording.file("profile.coz")`).
+    plan : Plan, optional
+        Its regions are replaced by those found.
+    parameters : Parameters, optional
+        How experiments are carried out.
+    sampling : float
+        Seconds in which regions are chosen.
+    tolerance : float
+        See `workbench.causal.analysis.gate`.
+    overwrite : bool
+        Replace an earlier recording.
+    stdout : int, optional
+        Descriptor for what the command prints.
+    say : callable, optional
+        Called with a line of text when there is something to tell.
+
+    Returns
+    -------
+    Recording
+        With frames `experiments`, `progress` and `causal_profile`. ``manifest.notes["gate"]`` says whether the run can
+        be believed, ``notes["warnings"]`` what is odd about it. It is ``interrupted`` after Ctrl-C.
+
+    Raises
+    ------
+    MissingCapability, NotPermitted, VerifierRejected
+        The kernel cannot carry experiments out, or this user may not.
+    UnknownSymbol
+        A region or a progress point is not in the target.
+    RunFailed
+        Nothing was measured.
+    """
+    from workbench.objects.model import builtin
+    from workbench.sched.schedcoz import SchedCoz
+
+    if bool(command) == (pid is not None):
+        raise BadSpec(
+            "give a command or a pid", "profile(..., command=[...]) or profile(..., pid=...)"
+        )
+    require_scheduler()
+    tell = say or (lambda text: None)
+    with ExitStack() as stack:
+        held = None
+        if command:
+            held = HeldCommand(tuple(command), stdout=stdout)
+            stack.callback(_end, held)
+            root = held.pid
+        else:
+            assert pid is not None
+            root = pid
+            attach_target(pid)
+        target = Target(root)
+        stack.callback(target.close)
+        points = resolve_points(Modules(root), list(progress))
+        chosen = [Region(one) for one in regions]
+        weights: tuple[float, ...] = ()
+        if chosen:
+            for one in chosen:
+                Finder().places(
+                    target.pids(), one
+                )  # what is not there is said before anything begins
+        else:
+            tell(f"sampling for {sampling:g} s to choose regions")
+            if held:
+                held.release()
+            ranked = candidates(root, sampling)
+            chosen, weights = list(ranked), tuple(map(float, ranked.values()))
+            tell("regions: " + ", ".join(f"{one.spec} ({n} samples)" for one, n in ranked.items()))
+        whole = replace(plan or Plan(tuple(chosen)), regions=tuple(chosen), weights=weights)
+        writer = RecordingWriter(
+            output,
+            command=tuple(command),
+            pid=root,
+            collectors=["causal"],
+            options={"progress": list(progress), "regions": [one.spec for one in chosen]},
+            frames=FRAMES,
+            seed=whole.seed,
+            overwrite=overwrite,
+        )
+        names = [point.name for point in points]
+        results = Results(writer, names)
+        status: Status = "complete"
+        reason = ended = ""
+        try:
+            engine = stack.enter_context(
+                SchedCoz(
+                    builtin("schedcoz"),
+                    [(p.path, p.offset, p.semaphore) for p in points],
+                    parameters,
+                )
+            )
+            _take(engine, target)
+            if held:
+                held.release()
+            for done in experiments(
+                engine, target, whole, names, progress=lambda state: tell(str(state))
+            ):
+                results.add(done)
+            ended = "" if engine.scheduler.in_charge else str(engine.scheduler.exit)
+        except KeyboardInterrupt:
+            status, reason = "interrupted", "interrupted by the user"
+        except BaseException as error:
+            if not len(results):
+                writer.discard()
+                raise
+            status, reason = "failed", str(error).splitlines()[0]
+        stack.close()  # the machine is back on its own scheduler before anything is computed
+        if not len(results):
+            writer.discard()
+            raise RunFailed("nothing was measured", "the target ended before the first experiment")
+        return results.finish(status, reason, seed=whole.seed, tolerance=tolerance, ended=ended)
+
+
+def _take(engine: SchedCoz, target: Target) -> None:
+    """Bring the target with all that it forked under the scheduler."""
+    for pid in target.pids():
+        try:
+            engine.take(pid)
+        except TargetGone:
+            if pid == target.pid:
+                raise
+
+
+def _end(held: HeldCommand) -> None:
+    if held.process.poll() is None:
+        held.end()
