@@ -22,7 +22,7 @@ Output = Callable[[int, bytes], None]
 """Takes 1 (standard output) or 2 (standard error), and bytes."""
 
 _KEPT = 64 << 20  # bytes of each stream
-_GRACE = 10.0  # seconds for an ended command to be gone
+_GRACE = 30.0  # seconds for an ended command to be gone, on a host however busy
 _PIECE = 1 << 16
 
 
