@@ -236,7 +236,9 @@ def _clock(loaded: Any, program: str, target: str, pid: int | None, cookie: int)
         if pid is not None:
             raise BadSpec("an interval belongs to no process", "leave pid away")
         return loaded.attach_interval(program, period, cookie=cookie)
-    return loaded.attach_sampling(program, max(1, 1_000_000_000 // period), pid=pid)
+    if period > 1_000_000_000:
+        raise BadSpec(f"{target!r} is less than one sample a second", "profile:hz:1, or interval:s:10")
+    return loaded.attach_sampling(program, 1_000_000_000 // max(period, 1), pid=pid)
 
 
 def _together(description: str, links: list[Any]) -> _Links:

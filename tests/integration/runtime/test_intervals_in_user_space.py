@@ -139,6 +139,7 @@ def test_with_a_target_that_is_stopped_and_ends(obj: BpfObject, tmp_path: Path) 
         ("often", "is not a rate or a period"),
         ("interval:ms:-3", "is not a rate or a period"),
         ("profile:s:9999999999", "profile:s"),
+        ("profile:ms:1500", "less than one sample a second"),
     ],
 )
 def test_impossible_periods(obj: BpfObject, target: str, what: str) -> None:
