@@ -191,12 +191,13 @@ class Ticks:
                     if thread != self._left_out
                 }
                 with Calls(stop, memory, self.agent.stub) as calls:
+                    # First: what is made is ended, and what cannot be made is not tried again at each look.
+                    self._covered[pid] = there
                     self._change(
                         calls,
                         [one for thread, one in known.items() if thread not in there],
                         [one for thread, one in there.items() if thread not in known],
                     )
-            self._covered[pid] = there
             return True
         except TargetGone:
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import subprocess
 import sys
@@ -149,6 +150,22 @@ def test_refused_where_every_signal_is_blocked(obj: BpfObject, target: Target) -
             attach(loaded)
         assert target.ask("u") == "done\n"
         attach(loaded).close()
+
+
+def test_a_process_that_may_have_no_more_timers(obj: BpfObject, target: Target) -> None:
+    before = taken(target)
+    with obj.load("userspace", pid=target.pid) as loaded:
+        _, most = resource.prlimit(target.pid, resource.RLIMIT_SIGPENDING)
+        resource.prlimit(target.pid, resource.RLIMIT_SIGPENDING, (0, most))
+        with pytest.raises(MissingCapability, match="no more timers"):
+            attach(loaded)
+        assert taken(target) == before
+        assert target.ask("w", 0.01) == "done\n"
+        resource.prlimit(target.pid, resource.RLIMIT_SIGPENDING, (most, most))
+        with attach(loaded):
+            target.ask("w", 0.3)
+            assert number(loaded, "total")
+    assert taken(target) == before
 
 
 def test_a_child_and_an_executed_program(obj: BpfObject, target: Target) -> None:
