@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from workbench.causal.regions import Region
 from workbench.collectors.api import record
-from workbench.errors import RunFailed
+from workbench.errors import RunFailed, TargetGone
 
 if TYPE_CHECKING:
     from workbench.frames.recording import Recording
@@ -37,10 +37,14 @@ def candidates(pid: int, seconds: float = 1.0, most: int = MOST) -> dict[Region,
     RunFailed
         No sample was in a function with a name.
     """
+    try:
+        program = str(Path(f"/proc/{pid}/exe").readlink())
+    except OSError as error:
+        raise TargetGone(f"process {pid} has ended", "it has to run while it is sampled") from error
     folder = Path(tempfile.mkdtemp(prefix="workbench-causal-"))
     try:
         recorder = record(f"cpu:{_RATE}", pid=pid, seconds=seconds, output=folder / "samples")
-        found = rank(recorder.run(), most)
+        found = rank(recorder.run(), most, program)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if not found:
@@ -51,12 +55,17 @@ def candidates(pid: int, seconds: float = 1.0, most: int = MOST) -> dict[Region,
     return found
 
 
-def rank(recording: Recording, most: int = MOST) -> dict[Region, int]:
-    """The functions outside the kernel in which most CPU samples of a recording were, and how many; most first."""
+def rank(recording: Recording, most: int = MOST, program: str = "") -> dict[Region, int]:
+    """The functions outside the kernel in which most CPU samples of a recording were, and how many; most first.
+
+    Those of the file `program` go by their name alone, others by file and name.
+    """
     stacks = recording.frame("stacks")
     leaves = stacks[(stacks["depth"] == 0) & (stacks["space"].astype(str) == "user")]
     samples = recording.frame("samples").merge(leaves, on="stack", suffixes=("", "_of_stack"))
     modules, functions = samples["module"].astype(str), samples["function_of_stack"].astype(str)
     named = functions.ne("") & modules.str.startswith("/") & ~functions.str.startswith("0x")
-    counts = (modules + ":" + functions)[named].value_counts()
+    files = modules.where(modules != program, "").str.rsplit("/", n=1).str[-1]
+    specs = (files + ":" + functions).str.removeprefix(":")
+    counts = specs[named].value_counts()
     return {Region(str(name)): int(count) for name, count in counts.head(most).items()}

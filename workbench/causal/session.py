@@ -118,9 +118,9 @@ def profile(
     with ExitStack() as stack:
         held = None
         if command:
-            held = HeldCommand(tuple(command), stdout=stdout)
-            stack.callback(_end, held)
-            root = held.pid
+            held = _Command(HeldCommand(tuple(command), stdout=stdout))
+            stack.callback(held.end)
+            root = held.held.pid
         else:
             assert pid is not None
             root = pid
@@ -197,6 +197,19 @@ def _take(engine: SchedCoz, target: Target) -> None:
                 raise
 
 
-def _end(held: HeldCommand) -> None:
-    if held.process.poll() is None:
-        held.end()
+class _Command:
+    """A command that is asked to end if it ran, and just ended if it did not."""
+
+    def __init__(self, held: HeldCommand) -> None:
+        self.held, self.running = held, False
+
+    def release(self) -> None:
+        """Let it run."""
+        self.running = True
+        self.held.release()
+
+    def end(self) -> None:
+        """End it."""
+        if self.running and self.held.process.poll() is None:
+            self.held.end()
+        self.held.kill()
