@@ -8,11 +8,12 @@ import os
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from workbench.errors import MissingCapability, RunFailed, WorkbenchError
+from workbench.errors import BadSpec, MissingCapability, RunFailed, TargetGone, WorkbenchError
 from workbench.sched.borrowed import Borrowed, give_back_left
-from workbench.sched.state import SCHED_EXT, State, read_state
+from workbench.sched.state import SCHED_EXT, State, members, read_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -253,6 +254,40 @@ class Scheduler:
             It has ended.
         """
         self._borrowed.take(pid)
+
+    def take_cgroup(self, cgroup: str | Path) -> list[int]:
+        """Bring every process of a cgroup (version 2) and of those below it under the scheduler, as `take` does.
+
+        What they fork follows by itself; for processes that are moved in from outside, call it again.
+
+        Returns
+        -------
+        list of int
+            The processes that this call took.
+
+        Raises
+        ------
+        BadSpec
+            It is the root of all cgroups.
+        NotPermitted
+            A process belongs to another user.
+        TargetGone
+            There is no such cgroup.
+        """
+        folder, taken = Path(cgroup), list[int]()
+        if folder.is_dir() and not (folder / "cgroup.type").exists():
+            raise BadSpec(
+                f"{folder} is not a cgroup, or the root of all, which has the kernel's own threads",
+                "give the folder of a cgroup below the root",
+            )
+        known = {os.getpid(), *self._borrowed.pids}
+        while new := [pid for pid in members(folder) if pid not in known]:
+            known.update(new)
+            for pid in new:
+                with contextlib.suppress(TargetGone):
+                    self.take(pid)
+            taken += new
+        return taken
 
     def start(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         """Start a program that is under the scheduler from its first instruction; `options` are those of Popen."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from workbench.errors import MissingCapability, TargetGone
 
-__all__ = ("SCHED_EXT", "State", "holders", "policies", "read_state", "threads")
+__all__ = ("SCHED_EXT", "State", "holders", "members", "policies", "read_state", "threads")
 
 SCHED_EXT = 7
 _SYSFS = Path("/sys/kernel/sched_ext")
@@ -96,6 +96,28 @@ def threads(pid: int) -> list[int]:
         return sorted(int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir())
     except OSError as error:
         raise TargetGone(f"there is no process {pid}", "check the pid") from error
+
+
+def members(cgroup: Path) -> list[int]:
+    """Processes of a cgroup (version 2) and of those below it.
+
+    Raises
+    ------
+    TargetGone
+        There is no such cgroup.
+    """
+    if not (cgroup / "cgroup.procs").is_file():
+        raise TargetGone(
+            f"there is no cgroup {cgroup}",
+            "give its folder, such as /sys/fs/cgroup/system.slice/nginx.service",
+        )
+    found: list[int] = []
+    for folder, _, _ in os.walk(cgroup):
+        with contextlib.suppress(
+            OSError
+        ):  # it went, or is a threaded one, whose processes its parent lists
+            found += map(int, (Path(folder) / "cgroup.procs").read_text().split())
+    return found
 
 
 def policies(pid: int) -> dict[int, int]:

@@ -159,6 +159,16 @@ def test_a_killed_controllers_threads_are_given_back(
         assert borrowed.give_back_left() == 0
 
 
+def test_processes_of_a_cgroup_and_of_those_below(tmp_path: Path) -> None:
+    for name, text in {"": "", "a": "11\n12\n", "a/b": "13\n"}.items():
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "cgroup.procs").write_text(text)
+    assert sorted(state.members(tmp_path)) == [11, 12, 13]
+    assert state.members(tmp_path / "a" / "b") == [13]
+    with pytest.raises(TargetGone, match="no cgroup"):
+        state.members(tmp_path / "gone")
+
+
 def test_damaged_notes_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
     (tmp_path / "sched").mkdir()

@@ -8,6 +8,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import BadSpec
@@ -15,8 +16,11 @@ from workbench.errors import BadSpec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from workbench.sched.scheduler import Scheduler
+
 __all__ = ("configure", "execute")
 
+_STEP = 0.1  # seconds between two looks whether the scheduler is still there
 _GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a command whose time is over
 
 
@@ -38,7 +42,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="value of a `const volatile` variable of the scheduler; repeat",
     )
     parser.add_argument(
-        "--limit", type=float, metavar="S", help="end the command after so many seconds"
+        "--pid", type=int, action="append", default=[], help="take this process as well; repeat"
+    )
+    parser.add_argument(
+        "--cgroup", metavar="DIR", action="append", default=[],
+        help="take the processes of this cgroup and of those below it as well; repeat",
+    )  # fmt: skip
+    parser.add_argument(
+        "--limit",
+        type=float,
+        metavar="S",
+        help="end the command after so many seconds; without a command: how long (until Ctrl-C)",
     )
     parser.add_argument(
         "--json",
@@ -61,9 +75,10 @@ def execute(arguments: argparse.Namespace) -> int:
     from workbench.sched.scheduler import Scheduler
     from workbench.sched.state import read_state
 
-    if not arguments.command:
+    if not (arguments.command or arguments.pid or arguments.cgroup):
         raise BadSpec(
-            "there is no command to run", "as in: workbench sched run example_fifo -- sleep 1"
+            "there is nothing to schedule: no command, --pid or --cgroup",
+            "as in: workbench sched run example_fifo -- sleep 1",
         )
     constants = dict(map(_constant, arguments.constant))
     read_state()  # what this machine lacks is said before anything is compiled
@@ -71,14 +86,19 @@ def execute(arguments: argparse.Namespace) -> int:
         _signals(),
         Scheduler(opened(arguments.object), name=arguments.name, constants=constants) as scheduler,
     ):
-        try:
-            process = scheduler.start(arguments.command, stdout=2 if arguments.json else None)
-        except OSError as error:
-            raise BadSpec(f"cannot start {arguments.command[0]!r}: {error.strerror}") from error
-        late = _wait(process, arguments.limit)
+        for pid in arguments.pid:
+            scheduler.take(pid)
+        for cgroup in arguments.cgroup:
+            scheduler.take_cgroup(cgroup)
+        late, status = False, 0
+        if arguments.command:
+            process = _started(scheduler, arguments.command, 2 if arguments.json else None)
+            late = _wait(process, arguments.limit)
+            status = 124 if late else process.returncode
+        else:
+            _hold(scheduler, arguments.limit)
         counters = scheduler.counters()
         early = not scheduler.in_charge
-    status = 124 if late else process.returncode
     status = status if status >= 0 else 128 - status
     ended = scheduler.exit
     if arguments.json:
@@ -111,6 +131,21 @@ def _constant(text: str) -> tuple[str, int]:
         raise BadSpec(
             f"--constant {text!r} is not NAME=VALUE", "VALUE is a whole number: slice_ns=4000000"
         ) from None
+
+
+def _started(scheduler: Scheduler, command: list[str], stdout: int | None) -> subprocess.Popen[Any]:
+    try:
+        return scheduler.start(command, stdout=stdout)
+    except OSError as error:
+        raise BadSpec(f"cannot start {command[0]!r}: {error.strerror}") from error
+
+
+def _hold(scheduler: Scheduler, limit: float | None) -> None:
+    """Stay until the time is over, Ctrl-C, or the scheduler's end."""
+    end = time.monotonic() + limit if limit else None
+    with contextlib.suppress(KeyboardInterrupt):
+        while scheduler.in_charge and (end is None or time.monotonic() < end):
+            time.sleep(_STEP)
 
 
 def _wait(process: subprocess.Popen[Any], limit: float | None) -> bool:
