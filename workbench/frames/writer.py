@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import json
 import os
 import shutil
 import threading
@@ -17,9 +16,10 @@ import numpy as np
 
 from workbench.errors import BadSpec, RunFailed
 from workbench.frames import checkpoint, finalize, place
+from workbench.frames.begun import begun, plain
 from workbench.frames.live import LiveFrames
-from workbench.frames.manifest import FILE_NAME, CollectorInfo, FileInfo, Loss, Manifest
-from workbench.frames.provenance import clock, provenance
+from workbench.frames.manifest import FILE_NAME, FileInfo, Loss
+from workbench.frames.provenance import clock
 from workbench.frames.resolve import Resolver
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from workbench.frames.manifest import FrameInfo, Status
+    from workbench.frames.manifest import CollectorInfo, FrameInfo, Status
     from workbench.frames.provenance import Clock
     from workbench.frames.recording import Recording
 
@@ -103,26 +103,7 @@ class RecordingWriter:
                 f"{path} cannot be the name of a recording",
                 "give a name that does not end in .partial",
             )
-        known = provenance(**(versions or {}))
-        self._manifest = Manifest(
-            command=tuple(command),
-            pid=pid,
-            recorder=known.command,
-            directory=known.directory,
-            recorder_pid=os.getpid(),
-            collectors=tuple(
-                CollectorInfo(one)
-                if isinstance(one, str)
-                else CollectorInfo(one.name, _plain(one.options))
-                for one in collectors
-            ),
-            options=_plain(options or {}),
-            seed=seed,
-            start=known.clock,
-            host=known.host,
-            versions=known.versions,
-            git=known.git,
-        )
+        self._manifest = begun(command, pid, collectors, options or {}, seed, versions or {})
         self._end: Clock | None = None
         self._overwrite = overwrite
         self._lock = threading.RLock()
@@ -290,8 +271,8 @@ class RecordingWriter:
             if "command" in known:
                 known["command"] = tuple(known["command"])
             if "options" in known:
-                known["options"] = _plain(known["options"])
-            notes = self._manifest.notes | _plain(
+                known["options"] = plain(known["options"])
+            notes = self._manifest.notes | plain(
                 {k: v for k, v in fields.items() if k not in NOTED}
             )
             self._manifest = dataclasses.replace(self._manifest, **known, notes=notes)
@@ -504,9 +485,3 @@ class RecordingWriter:
             os.close(self._descriptor)
             self._descriptor = -1
         self._live.close()
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values of anything: paths and other objects as text."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(values), default=str))
-    return plain
