@@ -18,9 +18,18 @@ from pathlib import Path
 from workbench.errors import BadSpec, MissingCapability
 from workbench.lab.cache import Cache
 
-__all__ = ("Kernel", "decompress", "find_module", "load_order", "release_of", "uncompressed")
+__all__ = (
+    "Kernel",
+    "decompress",
+    "find_module",
+    "load_order",
+    "release_of",
+    "uncompressed",
+    "unsigned",
+)
 
 _ZSTD, _GZIP, _XZ, _LZ4 = b"\x28\xb5\x2f\xfd", b"\x1f\x8b\x08", b"\xfd7zXZ\x00", b"\x02\x21\x4c\x18"
+_SIGNED = b"~Module signature appended~\n"
 _SUFFIXES = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")
 
 
@@ -188,6 +197,18 @@ def find_module(folder: Path, name: str) -> Path | None:
     return None
 
 
+def unsigned(module: bytes) -> bytes:
+    """The module without the signature that is appended to it (kernel/module/signing.c, `struct module_signature`).
+
+    No key of the distributor is loaded in a guest, so checking it would only take time.
+    """
+    if not module.endswith(_SIGNED):
+        return module
+    size = int.from_bytes(module[-len(_SIGNED) - 4 : -len(_SIGNED)], "big")
+    end = len(module) - len(_SIGNED) - 12 - size
+    return module[:end] if end > 0 else module
+
+
 def load_order(
     kernel: Kernel, names: tuple[str, ...], wanted: tuple[str, ...] = ()
 ) -> list[tuple[str, bytes]]:
@@ -222,7 +243,7 @@ def load_order(
             if must:
                 raise MissingCapability(f"kernel {kernel.release} has no module {name}")
             return
-        data = decompress(path.read_bytes())
+        data = unsigned(decompress(path.read_bytes()))
         for needed in re.findall(rb"\0depends=([^\0]*)\0", data):
             for one in filter(None, needed.decode().split(",")):
                 add(one, True, (*way, name))

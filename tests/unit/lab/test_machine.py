@@ -9,7 +9,7 @@ import pytest
 from workbench.errors import BadSpec, MissingCapability
 from workbench.lab import apt
 from workbench.lab.cache import Cache
-from workbench.lab.kernel import Kernel, decompress, release_of, uncompressed
+from workbench.lab.kernel import Kernel, decompress, release_of, uncompressed, unsigned
 from workbench.lab.machine import Machine, qemu
 from workbench.lab.prepare import parts, ready, status
 
@@ -86,6 +86,14 @@ def test_what_is_no_kernel_is_refused() -> None:
     for magic in (b"\x28\xb5\x2f\xfd", b"\x1f\x8b\x08", b"\xfd7zXZ\x00"):
         with pytest.raises(BadSpec, match="damaged"):
             decompress(magic + b"nonsense" * 10)
+
+
+def test_signatures_are_cut_off() -> None:
+    end = b"~Module signature appended~\n"
+    signature = bytes(264) + bytes(8) + (264).to_bytes(4, "big") + end
+    assert unsigned(b"module" + signature) == b"module"
+    assert unsigned(b"module") == b"module"
+    assert unsigned(b"\xff" * 12 + end) == b"\xff" * 12 + end  # a length beyond its beginning
 
 
 def test_facts_and_locks(tmp_path: Path) -> None:
