@@ -95,6 +95,13 @@ def test_the_watchdog_takes_a_scheduler_that_starves_its_tasks(seen: dict[str, A
     assert (seen["starved: kept"], seen["starved: state"]) == (STALL, "disabled")
 
 
+def test_a_cgroup_with_those_below(seen: dict[str, Any]) -> None:
+    assert seen["cgroup: taken"] and seen["cgroup: again"] == []
+    assert (seen["cgroup: policy"], seen["cgroup: policy after"]) == (EXT, OTHER)
+    assert seen["cgroup: root"].startswith("bad-spec: ")
+    assert seen["cgroup: gone"].startswith("target-gone: there is no cgroup")
+
+
 def test_the_command_line(seen: dict[str, Any]) -> None:
     status, told = seen["run"]
     assert (status, told["status"], told["ended_early"]) == (
@@ -112,3 +119,8 @@ def test_the_command_line(seen: dict[str, Any]) -> None:
 def test_schedcoz_loads_and_unloads(seen: dict[str, Any]) -> None:
     assert seen["schedcoz"] == ["schedcoz", True]
     assert seen["schedcoz: exit"] == [ENDED[0], "disabled"]
+
+
+def test_schedulers_are_compared(seen: dict[str, Any]) -> None:
+    assert seen["compared"] == [["own"] * 2 + ["fifo"] * 2, ["", ENDED[1]], ["fifo"]]
+    assert seen["compared: started"] > 0

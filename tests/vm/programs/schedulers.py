@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import workbench as wb
 from workbench.cli import main
@@ -181,6 +182,27 @@ def starved() -> None:
     seen["starved: state"] = read_state().state
 
 
+def cgroup() -> None:
+    root = Path("/sys/fs/cgroup")
+    if not (root / "cgroup.procs").exists():
+        subprocess.run(["mount", "-t", "cgroup2", "none", root], check=True)
+    inner = root / "outer" / "inner"
+    inner.mkdir(parents=True)
+    target = python("import sys; print(1, flush=True); sys.stdin.read()")
+    line(target)
+    (inner / "cgroup.procs").write_text(str(target.pid))
+    with Scheduler(builtin(FIFO)) as scheduler:
+        seen["cgroup: taken"] = scheduler.take_cgroup(root / "outer") == [target.pid]
+        seen["cgroup: policy"] = os.sched_getscheduler(target.pid)
+        seen["cgroup: again"] = scheduler.take_cgroup(root / "outer")
+        seen["cgroup: root"] = refused(lambda: scheduler.take_cgroup(root))
+        seen["cgroup: gone"] = refused(lambda: scheduler.take_cgroup(root / "none"))
+    seen["cgroup: policy after"] = os.sched_getscheduler(target.pid)
+    target.communicate()
+    inner.rmdir()
+    (root / "outer").rmdir()
+
+
 def command_line() -> None:
     words = [sys.executable, "-S", "-c", "import os; raise SystemExit(os.sched_getscheduler(0))"]
     seen["run"] = cli("run", FIFO, "--constant", "slice_ns=5_000_000", "--", *words)
@@ -199,7 +221,19 @@ def schedcoz() -> None:
     seen["schedcoz: exit"] = [scheduler.exit.kind, read_state().state]
 
 
-for part in (in_charge, killed, starved, command_line, schedcoz):
+def compared() -> None:
+    variants = [wb.sched.Variant("own"), wb.sched.Variant("fifo", FIFO, {"slice_ns": 4_000_000})]
+    recording = wb.sched.compare("/tmp/compared", variants, computing=1, rounds=200_000, lab=False)
+    tasks, counters = recording.frame("scheduler_tasks"), recording.frame("scheduler_counters")
+    seen["compared"] = [
+        tasks.scheduler.tolist(),
+        sorted(set(tasks.exit)),
+        sorted(set(counters.scheduler)),
+    ]
+    seen["compared: started"] = int(counters[counters.counter == "started"].value.max())
+
+
+for part in (in_charge, killed, starved, cgroup, command_line, schedcoz, compared):
     begun = time.monotonic()
     try:
         part()

@@ -63,7 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "command", nargs="*", metavar="COMMAND", help="after --, with its arguments"
     )
     parser.epilog = (
-        "example: workbench sched run example_fifo --constant slice_ns=4000000 -- redis-benchmark -q; without "
+        "example: workbench sched run example_fifo --constant slice_ns=4000000 -- ./my-program; without "
         "sched_ext: workbench lab run -- workbench sched run ..."
     )
 
