@@ -78,11 +78,10 @@ class Loaded:
         self.all_maps: list[Map] = [self._holding.create(one, linked.btf) for one in linked.maps]
         # Rings of the helpers' own, opened in every target as well: printed lines, timers.
         rings = needed_rings(linked)
-        self._timers = enter_timers(space) if RING in rings else None
-        self._extra: list[Map] = [
-            self._timers.ring if one is RING and self._timers else self._holding.create(one)
-            for one in rings
-        ]
+        self._extra = [self._holding.create(one) for one in rings if one is not RING]
+        self._timers = enter_timers(space) if RING in rings else None  # last: nothing fails after it
+        if self._timers is not None:
+            self._extra.append(self._timers.ring)
         self._lines: Lines | None = None
         self.maps: dict[str, Map] = {}
         self.rings: dict[str, Map] = {}
