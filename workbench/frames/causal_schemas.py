@@ -52,7 +52,7 @@ CAUSAL_SCHEMAS = (
             _POINT,
             _SPEEDUP,
             Column("period", "float64", "ns", "median period of the experiments"),
-            Column("change", "float64", "%", "of the period at 0 %; negative is faster"),
+            Column("change", "float64", "%", "change of the period, of that at 0 %; negative is faster"),
             Column("low", "float64", "%", "2.5th percentile of a bootstrap; NaN with fewer than three experiments"),
             Column("high", "float64", "%", "97.5th percentile"),
             Column("experiments", "int64", "", "valid experiments it comes from"),
