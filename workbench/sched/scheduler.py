@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from workbench.errors import BadSpec, MissingCapability, RunFailed, TargetGone, WorkbenchError
 from workbench.sched.borrowed import Borrowed, give_back_left
+from workbench.sched.processors import alone
 from workbench.sched.state import SCHED_EXT, State, members, read_state
 
 if TYPE_CHECKING:
@@ -93,11 +94,14 @@ class Scheduler:
             )
         self.name = name or names[0]
         self.ended: Exit | None = None
+        #: A scheduler that does not mind processors that come and go.
+        self._hotplug = any(p.section.endswith("/cpu_online") for p in obj.programs)
         give_back_left()
         self._borrowed = Borrowed()
         self.loaded: Loaded = load(obj, constants=constants or {})
         try:
-            self._link = self._register()
+            with alone(self._hotplug):
+                self._link = self._register()
             self._load = read_state().loads
         except BaseException:
             self.loaded.close()
@@ -311,7 +315,13 @@ class Scheduler:
         if not self._link.attached:
             return
         early = self.exit if not self.in_charge else None
-        self._link.close()
+        with alone(self._hotplug):
+            self._link.close()
+            self._wait_disabled()
+        self.ended = early or self._noted_in_time()
+        self.loaded.close()
+
+    def _wait_disabled(self) -> None:
         end = time.monotonic() + _END
         while (state := read_state()).enabled and state.loads == self._load:
             if time.monotonic() > end:
@@ -320,8 +330,6 @@ class Scheduler:
                     "dmesg says what it waits for; SysRq-S switches every sched_ext scheduler off",
                 )
             time.sleep(0.01)
-        self.ended = early or self._noted_in_time()
-        self.loaded.close()
 
 
 def _occupied(state: State) -> MissingCapability:
