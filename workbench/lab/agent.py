@@ -55,13 +55,13 @@ class Agent:
         self._alarm = wake
 
     def serve(self) -> None:
-        """Until OFF, or until the host is gone."""
+        """Until the host is gone."""
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         before = signal.set_wakeup_fd(self._alarm, warn_on_full_buffer=False)
         try:
             self._send(encode_object(Kind.HELLO, _about()))
-            while self._step():
-                pass
+            while True:
+                self._step()
         except HostGone:
             pass
         finally:
@@ -70,8 +70,8 @@ class Agent:
             if self._command:
                 self._command.kill(signal.SIGKILL)
 
-    def _step(self) -> bool:
-        """Wait for something and answer it; False when it was the order to switch off."""
+    def _step(self) -> None:
+        """Wait for something and answer it."""
         waiting = select.poll()
         for one in (self._port, self._wake, *(self._command.outputs if self._command else ())):
             waiting.register(one, select.POLLIN)
@@ -79,17 +79,15 @@ class Agent:
             waiting.register(self._command.input, select.POLLOUT)
         for descriptor, _ in waiting.poll():
             if descriptor == self._port:
-                if not self._requests():
-                    return False
+                self._requests()
             elif descriptor == self._wake:
                 self._reap()
             elif self._command and descriptor in self._command.outputs:
                 self._output()
             if self._command and descriptor == self._command.input:
                 self._command.feed()
-        return True
 
-    def _requests(self) -> bool:
+    def _requests(self) -> None:
         try:
             data = os.read(self._port, _PIECE)
         except ConnectionError:
@@ -97,13 +95,10 @@ class Agent:
         if not data:
             raise HostGone
         for kind, payload in self._decoder.feed(data):
-            if kind is Kind.OFF:
-                return False
             try:
                 self._answer(kind, payload)
             except (OSError, WorkbenchError, ValueError) as error:
                 self._send(encode_object(Kind.ERROR, {"message": str(error) or repr(error)}))
-        return True
 
     def _answer(self, kind: Kind, payload: bytes) -> None:
         if kind is Kind.RUN:

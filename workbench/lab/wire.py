@@ -42,7 +42,6 @@ class Kind(IntEnum):
     DATA = 12  # both, bytes of the file that was named last
     DONE = 13  # both, object: the end of the files
     ERROR = 14  # guest, object: a request failed (message)
-    OFF = 15  # host, empty: switch the machine off
 
 
 _KINDS = frozenset(int(one) for one in Kind)

@@ -50,7 +50,7 @@ def test_other_bytes_are_refused_or_are_frames(data: bytes) -> None:
 )
 def test_a_damaged_header_ends_the_stream(damage: bytes) -> None:
     decoder = Decoder()
-    assert list(decoder.feed(encode(Kind.OFF))) == [(Kind.OFF, b"")]
+    assert list(decoder.feed(encode(Kind.STDIN))) == [(Kind.STDIN, b"")]
     with pytest.raises(RunFailed, match="where a frame should begin"):
         list(decoder.feed(damage))
 
