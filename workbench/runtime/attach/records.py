@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import MissingCapability, NotPermitted, RunFailed, TargetGone
+from workbench.runtime.attach.address_space import is_shared, program
 from workbench.runtime.attach.agent import LoadedAgent
 from workbench.runtime.attach.bounded import within
 from workbench.runtime.attach.hold import Hold, sweep
@@ -47,12 +48,8 @@ _PATIENCE = 5.0
 
 
 def _program(pid: int) -> list[int]:
-    """Device and inode of the program that a process runs; empty when that cannot be seen."""
-    try:
-        found = Path(f"/proc/{pid}/exe").stat()
-    except OSError:
-        return []
-    return [found.st_dev, found.st_ino]
+    """`program` as a record has it; empty when it cannot be seen."""
+    return list(program(pid) or ())
 
 
 def _folder() -> Path:
@@ -170,13 +167,8 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def collect(held: int = 0) -> list[Collected]:
+def collect() -> list[Collected]:
     """Take the hooks of dead workbenches out of every process that still has them, and free their memory there.
-
-    Parameters
-    ----------
-    held : int
-        A process whose `Hold` the caller has.
 
     Returns
     -------
@@ -198,20 +190,24 @@ def collect(held: int = 0) -> list[Collected]:
         if not start or start_time(pid) != start:
             restore_relatives(pid, lines)
             path.unlink(missing_ok=True)
-        elif (one := _collect_one(path, pid, lines, held)) is not None:
+        elif (one := _collect_one(path, pid, lines)) is not None:
             found.append(one)
-    if not held:
-        found += [
-            Collected(one.pid, 0, "", one.freed, one.stays)
-            for one in reclaim_all()
-            if one.freed or one.stays
-        ]
+    found += [
+        Collected(one.pid, 0, "", one.freed, one.stays)
+        for one in reclaim_all()
+        if one.freed or one.stays
+    ]
     sweep()
     return found
 
 
-def _collect_one(path: Path, pid: int, lines: list[dict[str, Any]], held: int) -> Collected | None:
-    """Take the hooks of one record out; None = the process is gone, or somebody else was first."""
+def _collect_one(
+    path: Path, pid: int, lines: list[dict[str, Any]], held: int = 0
+) -> Collected | None:
+    """Take the hooks of one record out; None = the process is gone, or somebody else was first.
+
+    `held`: a process whose `Hold` the caller has.
+    """
     hold = None
     try:
         # Hooks that another workbench makes now may look like these: it is kept out meanwhile.
@@ -293,23 +289,35 @@ def orphans() -> dict[int, int]:
 
 
 def collect_dead(held: int) -> None:
-    """`collect`, where a workbench was killed: its hooks are in the way of ours in the process that we hold."""
-    for path in _folder().glob("*.hooks"):
-        head = (_read(path) or [{}])[0]
-        with contextlib.suppress(KeyError, ValueError, TypeError):
-            if not lives(int(head["owner"]), int(head["owner_start"])):
-                collect(held)
-                return
+    """Take out what killed workbenches left in a process whose `Hold` the caller has: it is in the way of ours.
+
+    Other processes are left to `collect`: one that is stuck is not waited for here.
+    """
+    for path in sorted(_folder().glob("*.hooks")):
+        lines = _read(path)
+        with contextlib.suppress(IndexError, KeyError, ValueError, TypeError):
+            head = lines[0]
+            pid = int(head["pid"])
+            if lives(int(head["owner"]), int(head["owner_start"])):
+                continue
+            if pid == held and start_time(pid) == int(head["start"]):
+                _collect_one(path, pid, lines, held)
+            else:
+                restore_relatives(pid, lines, only=held)
 
 
 def restore_relatives(
-    pid: int, lines: list[dict[str, Any]], kept: Mapping[int, set[int]] | None = None
+    pid: int,
+    lines: list[dict[str, Any]],
+    kept: Mapping[int, set[int]] | None = None,
+    only: int = 0,
 ) -> list[int]:
     """Restore every other process that has these hooks and this memory, by fork; which they were.
 
     A process is known by our jump and, in its memory, our structure that names the jump's place. Only processes that
     run the same program and began later are looked at: no other can have been forked from it and not have replaced our
-    hooks, and whoever reads the memory of one that is stuck waits for it.
+    hooks, and whoever reads the memory of one that is stuck waits for it. `only`: one process alone is looked at, whose
+    `Hold` the caller has.
     """
     sites = [line for line in lines if "at" in line]
     programs = [line["exe"] for line in lines if line.get("exe")]
@@ -317,11 +325,14 @@ def restore_relatives(
     if not sites and not _marks(lines):
         return []
     found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) in (pid, os.getpid()):
+    everybody = (int(one.name) for one in Path("/proc").iterdir() if one.name.isdigit())
+    for other in [only] if only else everybody:
+        if other in (pid, os.getpid()):
             continue
-        other = int(entry.name)
         if (programs and _program(other) not in programs) or start_time(other) < since:
+            continue
+        # What is done to a child of vfork is done to its parent, whose threads would not be held.
+        if is_shared(other):
             continue
         try:
             theirs = sites
@@ -331,7 +342,7 @@ def restore_relatives(
                 _restore(other, lines if theirs is sites else theirs)
                 found.append(other)
             if theirs is sites and within(_PATIENCE, other, partial(_has_ledger, other, lines)):
-                _free(other, lines)
+                _free(other, lines, only)
                 found.append(other)
         except (TargetGone, NotPermitted, MissingCapability, RunFailed):
             continue

@@ -29,9 +29,11 @@ from workbench.runtime.maps.space import root
 pytestmark = [pytest.mark.needs("ptrace")]
 
 SOURCE = r"""
+#define _GNU_SOURCE
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -66,6 +68,8 @@ static void *busy(void *unused) {
 }
 static void *sleeping(void *n) { return (void *)asleep((long)n); }
 static void ignored(int n) { (void)n; }
+static char shared_stack[65536] __attribute__((aligned(16)));
+static int sharing(void *unused) { (void)unused; for (;;) pause(); }
 int main(int argc, char **argv) {
     char what[16], c;
     long n = argc > 1 ? atol(argv[1]) : 2;
@@ -92,6 +96,7 @@ int main(int argc, char **argv) {
             said = (long)result;
         }
         if (!strcmp(what, "fork") && !(said = fork())) for (;;) { outer(1, 2); pause(); }
+        if (!strcmp(what, "share")) said = clone(sharing, shared_stack + sizeof shared_stack, CLONE_VM | SIGCHLD, NULL);
         if (!strcmp(what, "filter")) {
             struct sock_filter all = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
             struct sock_fprog filter = {1, &all};
@@ -214,18 +219,13 @@ def test_entered_and_left_under_threads_that_never_sleep(target: tuple[Running, 
     goes_on(program)
 
 
-@pytest.mark.needs("clang")
-@pytest.mark.parametrize("reaped", [True, False], ids=["reaped", "zombie"])
-def test_what_a_killed_workbench_left(
-    target: tuple[Running, int], obj: BpfObject, reaped: bool
-) -> None:
-    program, _ = target
-    before = memory_of(program.pid)
+def killed(pid: int, obj: BpfObject) -> int:
+    """Who entered the process and was killed there; nobody has waited for it yet."""
     ready, told = os.pipe()
     child = os.fork()
     if not child:
         try:
-            loaded = obj.load("userspace", pid=program.pid)
+            loaded = obj.load("userspace", pid=pid)
             loaded.attach("called", "target:work")
             loaded.attach("returned", "target:outer")
             os.write(told, b"x")
@@ -239,6 +239,17 @@ def test_what_a_killed_workbench_left(
     os.close(ready)
     os.kill(child, signal.SIGKILL)
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    return child
+
+
+@pytest.mark.needs("clang")
+@pytest.mark.parametrize("reaped", [True, False], ids=["reaped", "zombie"])
+def test_what_a_killed_workbench_left(
+    target: tuple[Running, int], obj: BpfObject, reaped: bool
+) -> None:
+    program, _ = target
+    before = memory_of(program.pid)
+    child = killed(program.pid, obj)
     if reaped:
         os.waitpid(child, 0)
     assert len(memory_of(program.pid)) > len(before)
@@ -248,6 +259,36 @@ def test_what_a_killed_workbench_left(
         os.waitpid(child, 0)
     collect_spaces()
     goes_on(program)
+
+
+@pytest.mark.needs("clang")
+def test_who_enters_a_process_cleans_up_there_and_nowhere_else(
+    target: tuple[Running, int],
+    obj: BpfObject,
+    program: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORKBENCH_NAMESPACES", str(tmp_path))  # no other workbench may be first
+    one, _ = target
+    before = memory_of(one.pid)
+    os.waitpid(killed(one.pid, obj), 0)
+    child = int(one.ask("fork 0")[2])
+    try:
+        with running([program, "1"]) as other:
+            other.read()
+            Process(other.pid).close()
+        left = memory_of(one.pid)
+        assert min(len(left), len(memory_of(child))) > len(before)
+        Process(child).close()
+        assert given_back(child) == before
+        assert memory_of(one.pid) == left
+        Process(one.pid).close()
+        assert given_back(one.pid) == before
+    finally:
+        os.kill(child, signal.SIGKILL)
+    collect_spaces()
+    goes_on(one)
 
 
 def test_whoever_cleans_up_is_waited_for_and_whoever_records_is_not(
@@ -314,6 +355,27 @@ def test_a_child_that_was_forked_meanwhile(target: tuple[Running, int]) -> None:
         os.kill(child, 0)
     finally:
         os.kill(child, signal.SIGKILL)
+    goes_on(program)
+
+
+def test_a_child_that_shares_the_memory_is_not_taken_for_a_fork(
+    target: tuple[Running, int],
+) -> None:
+    """What is freed in it, as in a child of vfork, is freed in the process, whose threads nobody holds then."""
+    program, words = target
+    before = memory_of(program.pid)
+    child = program.ask("share 0")[2]
+    with Process(program.pid) as process:
+        process.attach_many(
+            [Request(counting(words), name, "uretprobe") for name in ("work", "outer")]
+        )
+        goes_on(program)
+    goes_on(program)
+    assert list(root().glob(f"{program.pid}-*.left"))
+    collect()
+    goes_on(program)
+    os.kill(child, signal.SIGKILL)
+    assert given_back(program.pid) == before
     goes_on(program)
 
 
