@@ -33,8 +33,9 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def table(rows: list[tuple[str, int, str]]) -> list[str]:
-    """Counters for a reader: name, value, whose."""
+    """Counters for a reader: name, value, whose; of the kernel's many events those that happened."""
     from workbench.cli.bpf.text import columns
 
-    cells = [["counter", "value", "of"], *([name, f"{value:,}", of] for name, value, of in rows)]
+    cells = [["counter", "value", "of"]]
+    cells += [[name, f"{value:,}", of] for name, value, of in rows if value or of != "kernel"]
     return columns(cells, right="lrl")
