@@ -435,6 +435,16 @@ static __always_inline bool in_scope(const struct cgroup *cgroup)
 	return scope_cgroup && cgroup && BPF_CORE_READ(cgroup, kn, id) == scope_cgroup;
 }
 
+/* A process that is forked has the region where its parent has it; the controller knows of it only later. */
+static __always_inline void inherit_region(const struct task_struct *p)
+{
+	u32 parent = bpf_get_current_task_btf()->tgid, child = p->tgid;
+	struct region *region = child == parent ? 0 : bpf_map_lookup_elem(&regions, &parent);
+
+	if (region)
+		bpf_map_update_elem(&regions, &child, region, BPF_ANY);
+}
+
 OPERATION(init_task, struct task_struct *p, struct scx_init_task_args *args)
 {
 	struct task_state *state = bpf_task_storage_get(&tasks, p, 0, BPF_LOCAL_STORAGE_GET_F_CREATE), *parent;
@@ -445,6 +455,7 @@ OPERATION(init_task, struct task_struct *p, struct scx_init_task_args *args)
 		parent = bpf_task_storage_get(&tasks, bpf_get_current_task_btf(), 0, 0);
 		if (parent)
 			schedcoz_fork(&state->clock, &parent->clock, &experiment, bpf_ktime_get_ns());
+		inherit_region(p);
 	}
 	if (scope_cgroup && in_scope(args->cgroup))
 		state->clock.flags |= SCHEDCOZ_SCOPED;

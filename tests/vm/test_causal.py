@@ -1,0 +1,77 @@
+"""Causal profiles in a guest: what is predicted against what really shortening the work gives."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from workbench.cli import main
+from workbench.frames.recording import load
+from workbench.lab.vm import Vm
+from workbench.native.build import workload
+
+pytestmark = [pytest.mark.needs("QEMU"), pytest.mark.timeout(3000)]
+
+LIMIT = 2700.0  # seconds; a guest on a busy host may be fifty times slower than on an idle one
+PROGRAMS = Path(__file__).parent / "programs"
+ALLOWED = {"serial": 2.0, "timer": 1.0, "pipe": 2.0}  # points
+
+
+@pytest.fixture(scope="module")
+def found(vm: Vm) -> dict[str, Any]:
+    shapes = workload("causal_shapes")
+    source = shapes.with_suffix(".c").read_text().splitlines()
+    line = next(
+        number for number, text in enumerate(source, 1) if text.startswith("REGION(region_a)")
+    )
+    vm.copy_in(shapes)
+    vm.copy_in(PROGRAMS / "causal.py")
+    region = f"{shapes.name}.c:{line}"
+    result = vm.run(["python3", "/tmp/causal.py", f"/tmp/{shapes.name}", region], limit=LIMIT)
+    assert result.ok, (result.stderr.decode(errors="replace"), vm.console[-2000:])
+    made: dict[str, Any] = json.loads(result.text)
+    return made
+
+
+def period(run: dict[str, Any], speedup: float) -> float:
+    [row] = [row for row in run["profile"] if row["speedup"] == speedup]
+    return float(row["period"])
+
+
+@pytest.mark.parametrize("shape", list(ALLOWED))
+def test_predictions_are_what_shortening_the_work_gives(found: dict[str, Any], shape: str) -> None:
+    predicted, true = found[shape]["predicted"], found[shape]["true"]
+    assert predicted["exit"] == true["exit"] == 0, found[shape]
+    assert predicted["gate"]["ok"] and predicted["experiments"] == 4
+    base = period(predicted, 0.0)
+    gain = 100 * (period(predicted, 0.5) / base - 1)
+    truth = 100 * (period(true, 0.0) / base - 1)
+    assert gain == pytest.approx(truth, abs=ALLOWED[shape]), found[shape]
+    assert truth == pytest.approx(0 if shape == "timer" else -29, abs=2)
+
+
+def test_the_machine_is_back_on_its_own_scheduler(found: dict[str, Any]) -> None:
+    assert found["state"] == "disabled"
+
+
+def test_from_a_host_without_sched_ext_all_of_it_runs_in_the_guest(
+    vm: Vm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("workbench.lab.vm.lab", lambda *_, **__: nullcontext(vm))  # the one that is up
+    knobs = np.zeros(512, np.uint64)
+    knobs[:2] = 70_000, 20_000
+    knobs.tofile(tmp_path / "knobs")
+    words = ["causal", "run", "--lab", "--limit", str(LIMIT), "--file", str(tmp_path / "knobs"), "-p", "progress"]
+    words += ["--speedups", "0,0.8", "--rounds", "1", "--shortest", "0.2", "-o", str(tmp_path / "made")]
+    status = main([*words, "--", str(workload("causal_shapes")), "serial", str(tmp_path / "knobs")])
+    printed = capfd.readouterr()
+    assert status == 0, printed.err
+    assert "region_a" in printed.out and "experiment 1:" in printed.err
+    profile = load(tmp_path / "made").frame("causal_profile")
+    best = profile.loc[profile["change"].idxmin()]
+    assert best["region"] == "region_a" and best["change"] == pytest.approx(-62, abs=4)
