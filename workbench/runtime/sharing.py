@@ -137,7 +137,7 @@ def _child(pid: int) -> Process | None:
     MissingCapability
         It still shares its parent's memory (vfork): it has no code of its own that could be probed.
     """
-    from workbench.runtime.attach.family import shares_memory
+    from workbench.runtime.attach.address_space import shares_memory
 
     for one in list(_processes.values()):
         process = one.what

@@ -9,7 +9,6 @@ entered, and run its program. Reading the memory of any other can take as long a
 from __future__ import annotations
 
 import copy
-import ctypes
 import os
 import struct
 import time
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from workbench.errors import MissingCapability, NotPermitted, RunFailed, TargetGone
 from workbench.runtime.attach import layout
+from workbench.runtime.attach.address_space import program, shares_memory
 from workbench.runtime.attach.bounded import within
 from workbench.runtime.attach.link import Link
 from workbench.runtime.attach.memory import Memory
@@ -30,26 +30,11 @@ if TYPE_CHECKING:
     from workbench.runtime.attach.places import Place
     from workbench.runtime.attach.process import Process
 
-__all__ = ("Family", "inherit", "shares_memory")
+__all__ = ("Family", "inherit")
 
-_KCMP, _KCMP_VM = 312, 1
 _GONE = (TargetGone, NotPermitted, MissingCapability, RunFailed)
 _PATIENCE = 5.0
 _TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def shares_memory(one: int, other: int) -> bool:
-    """Two processes are one address space (vfork, CLONE_VM)."""
-    return bool(ctypes.CDLL(None).syscall(_KCMP, one, other, _KCMP_VM, 0, 0) == 0)
-
-
-def _program(pid: int) -> tuple[int, int] | None:
-    """Device and inode of the program that a process runs; None when that cannot be seen."""
-    try:
-        found = Path(f"/proc/{pid}/exe").stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 class Family:
@@ -75,10 +60,10 @@ class Family:
         pids = {int(one.name) for one in Path("/proc").iterdir() if one.name.isdigit()}
         new, self._seen = pids - self._seen, pids | {self._process.pid, os.getpid()}
         found = []
-        program = _program(self._process.pid) if new else None
+        own = program(self._process.pid) if new else None
         for pid in sorted(new):
             try:
-                if start_time(pid) < self._since or _program(pid) != program:
+                if start_time(pid) < self._since or program(pid) != own:
                     continue
                 if not self._has_mark(pid):
                     continue

@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from workbench.errors import MissingCapability, RunFailed
+from workbench.runtime.attach.address_space import is_shared
 from workbench.runtime.attach.agent import LoadedAgent, image
 from workbench.runtime.attach.ledger import AT, Entry, Ledger, read_ledger, write_ledger
 from workbench.runtime.attach.memory import Memory, mappings
-from workbench.runtime.attach.occupied import Presence, is_shared, presence
+from workbench.runtime.attach.occupied import Presence, presence
 from workbench.runtime.attach.relocate import JUMP
 from workbench.runtime.attach.remote import STUB, Calls, find_room
 from workbench.runtime.attach.returns import restore_returns
@@ -152,7 +153,8 @@ def _attempt(
     ranges = [(one.start, one.end) for one in ledger.entries]
     who = presence(stop, memory, agent, ranges, mappings(stop.pid))
     taken = struct.unpack("<I", memory.read(agent.symbols["wb_trap_taken"], 4))[0]
-    if who == Presence.INSIDE or (taken and pending(stop)):
+    # A child of vfork runs in this memory, and nobody holds it: not even return addresses may be touched.
+    if who == Presence.INSIDE or (taken and pending(stop)) or is_shared(stop.pid):
         return stuck
     restore_returns(memory, agent)
     with Calls(stop, memory, agent.stub) as calls:
@@ -160,7 +162,7 @@ def _attempt(
         if state < 0:
             return stuck
         lasting = bool(ledger.copied or state & _HEAD_IS_OURS)
-        if lasting or who == Presence.ASLEEP or is_shared(stop):
+        if lasting or who == Presence.ASLEEP:
             if not (last or lasting):
                 return None
             return _keep(calls, memory, agent, ledger, again=not state & _HANDLER_LOST)

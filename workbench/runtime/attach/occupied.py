@@ -10,11 +10,9 @@ look like addresses of ours are remains.
 from __future__ import annotations
 
 import bisect
-import contextlib
 import struct
 from collections.abc import Sequence
 from enum import IntEnum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +21,7 @@ from workbench.errors import MissingCapability
 from workbench.runtime.attach import layout, ptrace
 from workbench.runtime.attach.agent import LoadedAgent
 from workbench.runtime.attach.memory import Mapping, Memory
+from workbench.runtime.attach.remote import STUB
 from workbench.runtime.attach.returns import tasks
 
 if TYPE_CHECKING:
@@ -30,9 +29,10 @@ if TYPE_CHECKING:
 
     from workbench.runtime.attach.stop import Stop
 
-__all__ = ("Presence", "is_shared", "presence")
+__all__ = ("Presence", "presence")
 
 _MOST = 1 << 20
+_PAGE = 4096  # of x86-64
 _SYSCALL = b"\x0f\x05"
 _USER_CODE = 0x33
 _BUSY, _STACK, _TID = 56, 208, 280
@@ -83,11 +83,22 @@ class _Look:
     def code(self, ip: int) -> Presence:
         """What a thread that will go on at `ip` means."""
         if not any(low <= ip < high for low, high in self._ours):
-            return Presence.NOBODY
+            # A workbench that was killed leaves its thread in a stub in the process's own code, and what the thread was
+            # doing before on its stack, in a form of its own.
+            return Presence.INSIDE if self._in_borrowed_stub(ip) else Presence.NOBODY
         in_agent = self.agent.base <= ip < self.agent.base + self.agent.size
         if (ip == self._made or not in_agent) and self.memory.read(ip - 2, 2) == _SYSCALL:
             return Presence.ASLEEP
         return Presence.INSIDE
+
+    def _in_borrowed_stub(self, ip: int) -> bool:
+        """The program counter is in a stub for system calls that lies at the end of a page of the process's code."""
+        start = ip & -_PAGE
+        try:
+            at = self.memory.read(start, _PAGE).rfind(STUB)
+        except MissingCapability:
+            return False
+        return at >= 0 and start + at <= ip < start + at + len(STUB)
 
     def _ours_of(self, words: NDArray[np.uint64]) -> list[int]:
         """Indices of words that are addresses of ours."""
@@ -166,15 +177,3 @@ def presence(
         if region is None or not began < stacks[tid] < region.end:
             return Presence.INSIDE
     return found
-
-
-def is_shared(stop: Stop) -> bool:
-    """A child runs in the memory of the held process, where nobody holds it."""
-    from workbench.runtime.attach.family import shares_memory
-
-    for thread in list(stop.threads):
-        with contextlib.suppress(OSError, ValueError):
-            text = Path(f"/proc/{stop.pid}/task/{thread}/children").read_text()
-            if any(shares_memory(stop.pid, int(child)) for child in text.split()):
-                return True
-    return False

@@ -364,7 +364,7 @@ def test_a_child_that_shares_the_memory_is_not_taken_for_a_fork(
     """What is freed in it, as in a child of vfork, is freed in the process, whose threads nobody holds then."""
     program, words = target
     before = memory_of(program.pid)
-    child = program.ask("share 0")[2]
+    child = int(program.ask("share 0")[2])
     with Process(program.pid) as process:
         process.attach_many(
             [Request(counting(words), name, "uretprobe") for name in ("work", "outer")]
