@@ -146,7 +146,7 @@ class BpfObject:
 
     @property
     def struct_ops(self) -> tuple[str, ...]:
-        """Names of the object's struct_ops variables: sched_ext schedulers and the like, which the kernel alone runs."""
+        """Names of the object's struct_ops variables: sched_ext schedulers and the like; the kernel alone runs them."""
         return tuple(sorted(self.globals(".struct_ops")))
 
     def record_dtype(self, ring: str, struct: str = "") -> np.dtype[np.void]:
