@@ -10,9 +10,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from bpf_output import Output
 
 from workbench.cli import main
 from workbench.objects.compile import clang
@@ -131,22 +131,6 @@ def namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     shutil.rmtree(own, ignore_errors=True)
 
 
-class Output:
-    """What a command printed."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self.capsys = capsys
-
-    def of(self, *words: object, status: int = 0) -> str:
-        """Standard output of `workbench bpf ...`, which ends with `status`; errors for another than 0 or 1."""
-        assert main(["bpf", *map(str, words)]) == status, self.capsys.readouterr()
-        out, err = self.capsys.readouterr()
-        return out or err
-
-    def json(self, *words: object, status: int = 0) -> Any:
-        return json.loads(self.of(*words, "--json", status=status))
-
-
 @pytest.fixture
 def bpf(capsys: pytest.CaptureFixture[str]) -> Output:
     return Output(capsys)
@@ -220,70 +204,6 @@ def test_check_explains_a_refusal(bpf: Output, folder: Path) -> None:
 
 def test_check_of_the_projects_own_by_name(bpf: Output) -> None:
     assert "accepted: " in bpf.of("check", "example_calls", "count")
-
-
-BACKENDS = """
-#include "workbench.h"
-SEC("uprobe/libc:malloc") int function(void *ctx) { return 0; }
-SEC("tp/syscalls/sys_enter_read") int reading(void *ctx) { return 0; }
-SEC("syscall") int called(void *ctx) { return 0; }
-SEC("kprobe/do_exit") int probe(void *ctx) { return 0; }
-SEC("fentry/do_exit") int entry(void *ctx) { return 0; }
-SEC("xdp") int packets(void *ctx) { return 2; }
-SEC("tp/sched/sched_switch") int switches(void *ctx) { return 0; }
-SEC("raw_tp/sched_switch") int raw(void *ctx) { return 0; }
-#ifdef MORE
-SEC("cgroup/sysctl") int knob(void *ctx) { return 1; }
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 4);
-	__type(key, __u32);
-	__type(value, __u64);
-} small SEC(".maps");
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1 << 30);
-	__type(key, __u64);
-	__type(value, char[1024]);
-} large SEC(".maps");
-SEC("uprobe") int looks(void *ctx)
-{
-	__u64 key = 1;
-	__u32 zero = 0;
-	return bpf_map_lookup_elem(&large, &key) && bpf_map_lookup_elem(&small, &zero);
-}
-#endif
-char LICENSE[] SEC("license") = "GPL";
-"""
-
-
-def test_check_names_the_backend_that_can_attach(bpf: Output, tmp_path: Path) -> None:
-    source = tmp_path / "places.bpf.c"
-    source.write_text(BACKENDS)
-    rows = {one["name"]: one for one in bpf.json("check", source)["programs"]}
-    both = {name for name, one in rows.items() if one["attach"]["backends"] == ["userspace", "kernel"]}
-    assert both == {"function", "reading", "called"}
-    assert all(one["accepted"] for one in rows.values())
-    for name, text in (("probe", "kprobe"), ("entry", "fentry"), ("packets", "xdp"), ("raw", "sched_switch")):
-        assert rows[name]["attach"]["backends"] == ["kernel"]
-        assert text in rows[name]["attach"]["reason"] and "backend='kernel'" in rows[name]["attach"]["hint"]
-    lines = bpf.of("check", source).splitlines()
-    at = next(i for i, line in enumerate(lines) if line.startswith("switches"))
-    assert "kernel only" in lines[at]
-    assert lines[at + 1].startswith("  kernel backend only: tracepoint sched:sched_switch fires in the kernel")
-
-
-def test_check_names_what_loading_would_refuse(bpf: Output, tmp_path: Path) -> None:
-    source = tmp_path / "refused.bpf.c"
-    source.write_text("#define MORE\n" + BACKENDS)
-    document = bpf.json("check", source, status=1)
-    rows = {one["name"]: one for one in document["programs"]}
-    assert rows["knob"]["attach"]["backends"] == ["kernel"] and not rows["knob"]["accepted"]
-    (large,) = document["maps_refused"]
-    assert large["name"] == "large" and large["hint"]
-    needs = large["reason"].partition(", /")[0]  # then comes the folder
-    assert f"loading is refused: {needs}" in bpf.of("check", source, status=1)
-    assert needs in bpf.of("run", source, "looks", status=3)
 
 
 # run ------------------------------------------------------------------------------------------------------------------
