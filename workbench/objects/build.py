@@ -44,7 +44,8 @@ def build(*, force: bool = False) -> list[Path]:
         fresh = output.exists() and output.stat().st_mtime >= max(newest, source.stat().st_mtime)
         if force or not fresh:
             try:
-                made.append(compile_file(source, output))
+                print(f"compiling {source.name}", flush=True)
+                made.append(compile_file(source, output, strict=True))
             except CompileFailed as error:
                 refused.append(error)
     if refused:
@@ -53,5 +54,4 @@ def build(*, force: bool = False) -> list[Path]:
 
 
 if __name__ == "__main__":
-    for path in build(force="--force" in sys.argv):
-        print("built", path)
+    build(force="--force" in sys.argv)

@@ -12,6 +12,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -74,6 +75,7 @@ def compile_file(
     *,
     defines: dict[str, str] | None = None,
     machine: str = "",
+    strict: bool = False,
 ) -> Path:
     """Compile one BPF C file.
 
@@ -88,6 +90,9 @@ def compile_file(
     machine : str, optional
         For another machine than this one, in the words of `uname -m`; needs its kernel headers (Debian:
         ``linux-libc-dev-arm64-cross``).
+    strict : bool
+        Warnings are errors. Otherwise clang's warnings go to standard error when the file is compiled, not when the
+        cache has its object.
 
     Raises
     ------
@@ -102,7 +107,8 @@ def compile_file(
     except OSError as error:
         raise CompileFailed(f"cannot read {source}: {error.strerror}") from error
     flags = [
-        "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror", "-fno-ident",
+        "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-fno-ident",
+        *(["-Werror"] if strict else []),
         f"-ffile-prefix-map={source.resolve().parent}=.",
         f"-D__TARGET_ARCH_{target_arch(machine)}",
         *(f"-D{name}={value}" for name, value in (defines or {}).items()),
@@ -129,13 +135,27 @@ def compile_file(
         )
         if done.returncode:
             raise CompileFailed(
-                f"clang refused {source}:\n{done.stderr.strip()}",
-                "the shared headers are in bpf/; kernel structs are declared with preserve_access_index",
+                f"clang refused {source}:\n{done.stderr.strip()}", _advice(done.stderr, machine)
             )
+        if done.stderr.strip():
+            print(done.stderr.strip(), file=sys.stderr)
         part.replace(output)
     finally:
         part.unlink(missing_ok=True)
     return output
+
+
+def _advice(diagnostics: str, machine: str) -> str:
+    """What clang's own words do not tell."""
+    if re.search(r"error: '.*' file not found", diagnostics):
+        folders = ", ".join(map(str, include_folders(machine)))
+        return f"headers are looked for beside the file, in {folders}, and where clang looks itself"
+    if re.search(r"error: (incomplete definition of type|no member named)", diagnostics):
+        return (
+            "a kernel struct is declared with the members that the program reads, and with "
+            "__attribute__((preserve_access_index)): loading finds them in the running kernel's struct"
+        )
+    return ""
 
 
 def cache_folder() -> Path:

@@ -15,7 +15,9 @@ import pytest
 from bpf_output import Output
 
 from workbench.cli import main
-from workbench.objects.compile import clang
+from workbench.errors import CompileFailed
+from workbench.objects.build import built_object
+from workbench.objects.compile import clang, compile_file
 
 pytestmark = pytest.mark.needs("clang", "userspace JIT", "userspace maps")
 
@@ -376,17 +378,51 @@ def test_dump_of_a_map_that_is_not_there(bpf: Output, holder: tuple[subprocess.P
 
 def test_files_that_are_no_objects(bpf: Output, tmp_path: Path) -> None:
     (tmp_path / "text.o").write_text("not an object")
-    assert "not a 64-bit little-endian ELF file" in bpf.of("check", tmp_path / "text.o", status=1)
+    (tmp_path / "empty.o").touch()
+    for verb in ("check", "disasm"):
+        for name in ("text.o", "empty.o"):
+            assert "not a 64-bit little-endian ELF file" in bpf.of(verb, tmp_path / name, status=2)
+    (tmp_path / "folder.o").mkdir()
+    assert "Is a directory" in bpf.of("check", tmp_path / "folder.o", status=2)
+    assert "not BPF" in bpf.of("check", sys.executable, status=2)
+    (tmp_path / "short.o").write_bytes(built_object("bench_ring").read_bytes()[:700])
+    assert "past the end of the file" in bpf.of("check", tmp_path / "short.o", status=2)
     (tmp_path / "wrong.bpf.c").write_text("int x = ;\n")
-    wrong = bpf.of("check", tmp_path / "wrong.bpf.c", status=1)
-    assert "wrong.bpf.c:1:9" in wrong and "expected expression" in wrong
+    wrong = bpf.of("check", tmp_path / "wrong.bpf.c", status=2)
+    assert "wrong.bpf.c:1:9" in wrong and "expected expression" in wrong and "hint" not in wrong
     other = tmp_path / "other.o"
     subprocess.run(
         [clang(), "-target", "bpfeb", "-O2", "-g", "-c", "-x", "c", "-o", other, "-"],
         input="int f(void *c) { return 1; }", text=True, check=True,
     )  # fmt: skip
-    assert "the other byte order" in bpf.of("check", other, status=1)
-    assert "clang -target bpfel" in bpf.of("check", other, status=1)
+    assert "the other byte order" in bpf.of("check", other, status=2)
+    assert "clang -target bpfel" in bpf.of("check", other, status=2)
+
+
+def test_warnings_of_c_are_shown_and_no_error(
+    bpf: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))  # a cached object shows none
+    source = tmp_path / "warned.bpf.c"
+    source.write_text(
+        '#include "workbench.h"\n'
+        'SEC("uprobe") int one(void *ctx) { int unused; return 1; }\n'
+        'char LICENSE[] SEC("license") = "GPL";\n'
+    )
+    assert main(["bpf", "disasm", str(source), "--lines"]) == 0
+    out, err = bpf.capsys.readouterr()
+    assert "warned.bpf.c:2" in out and "w0 = 0x1" in out
+    assert "warning: unused variable" in err
+    with pytest.raises(CompileFailed, match="unused variable"):
+        compile_file(source, tmp_path / "strict.o", strict=True)
+
+
+def test_hints_fit_what_clang_says(bpf: Output, tmp_path: Path) -> None:
+    source = tmp_path / "c.bpf.c"
+    source.write_text('#include "nowhere.h"\n')
+    assert "headers are looked for" in bpf.of("check", source, status=2)
+    source.write_text("struct t;\nint f(struct t *t) { return t->pid; }\n")
+    assert "preserve_access_index" in bpf.of("check", source, status=2)
 
 
 # gc -------------------------------------------------------------------------------------------------------------------

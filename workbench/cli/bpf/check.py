@@ -27,20 +27,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Verifies for user space, and says which programs the kernel backend alone can attach and which maps "
         "are too large for this machine. Exit status: 0 = all programs can be loaded here; 1 = a program is refused "
         "or needs what user space lacks, or a map would not be made; 2 = no such file or program, not a BPF "
-        "object. Needs no privilege."
+        "object, or C that clang refuses. Needs no privilege."
     )
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Verify every program and print a row for each, and why one is refused; then maps that would not be made."""
     from workbench.cli.bpf.backends import attachable, kernel_only, map_rows
-    from workbench.cli.bpf.objects import check_programs, opened
+    from workbench.cli.bpf.objects import check_programs, no_object_is_bad_usage, opened
     from workbench.runtime.verifier import verify
     from workbench.runtime.verify import linked_for_user_space, refuse_missing_helpers
 
     obj = opened(arguments.object)
     check_programs(obj, arguments.program)
-    linked = linked_for_user_space(obj, programs=arguments.program or None)
+    with no_object_is_bad_usage():
+        linked = linked_for_user_space(obj, programs=arguments.program or None)
     rows: list[dict[str, Any]] = []
     for name, program in linked.programs.items():
         began = time.perf_counter()

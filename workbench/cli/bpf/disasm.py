@@ -1,13 +1,10 @@
-"""`workbench bpf disasm FILE.o [PROGRAM]`."""
+"""`workbench bpf disasm FILE [PROGRAM]`."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 from typing import TYPE_CHECKING, Any
-
-from workbench.errors import BadSpec
 
 if TYPE_CHECKING:
     from workbench.objects.linked import LinkedObject, LinkedProgram
@@ -17,7 +14,7 @@ __all__ = ("configure", "execute")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the sub-verb."""
-    parser.add_argument("object", metavar="FILE.o", help="BPF object file")
+    parser.add_argument("object", metavar="FILE", help="BPF object (.o), or C source (.bpf.c)")
     parser.add_argument("program", metavar="PROGRAM", nargs="?", help="this program only")
     parser.add_argument("--lines", action="store_true", help="C lines between the instructions")
     parser.add_argument("--json", action="store_true", help="print as JSON")
@@ -25,17 +22,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print the linked code; text can be assembled again."""
-    import workbench as wb
+    from workbench.cli.bpf.objects import check_programs, no_object_is_bad_usage, opened
     from workbench.objects.link import link
 
-    linked = link(wb.open(arguments.object))
-    if arguments.program and arguments.program not in linked.programs:
-        near = difflib.get_close_matches(arguments.program, linked.programs, 1)
-        raise BadSpec(
-            f"{arguments.object} has no program {arguments.program!r}",
-            (f"did you mean {near[0]!r}? " if near else "")
-            + f"programs: {', '.join(linked.programs)}",
-        )
+    obj = opened(arguments.object)
+    check_programs(obj, [arguments.program] if arguments.program else [])
+    with no_object_is_bad_usage():
+        linked = link(obj)
     chosen = [arguments.program] if arguments.program else list(linked.programs)
     programs = [_rows(linked.programs[name], linked, arguments.lines) for name in chosen]
     if arguments.json:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.errors import BadSpec
+from workbench.errors import BadSpec, CompileFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from workbench.objects.model import BpfObject
 
-__all__ = ("check_programs", "opened")
+__all__ = ("check_programs", "no_object_is_bad_usage", "opened")
+
+
+@contextlib.contextmanager
+def no_object_is_bad_usage() -> Iterator[None]:
+    """A file that is no BPF object, or C that clang refuses, ends with the exit status of a wrong argument.
+
+    Exit status 1 of `workbench bpf check` then means one thing: a program is refused.
+    """
+    from workbench.objects.btf import BadBtf
+    from workbench.objects.elf import BadElf
+
+    try:
+        yield
+    except (BadElf, BadBtf, CompileFailed) as error:
+        raise BadSpec(error.message, error.hint) from error
 
 
 def opened(name: str) -> BpfObject:
@@ -22,9 +38,7 @@ def opened(name: str) -> BpfObject:
     Raises
     ------
     BadSpec
-        Neither a file nor one of the project's objects.
-    BadElf, RunFailed
-        Not a BPF object; C that clang refuses.
+        Neither a file nor one of the project's objects; not a BPF object; C that clang refuses.
     """
     from workbench.objects.build import built_object
     from workbench.objects.compile import BUILT, target_arch
@@ -43,7 +57,8 @@ def opened(name: str) -> BpfObject:
             f"{guess}a BPF object (.o), C source (.bpf.c), or one of the project's own: "
             f"{', '.join(known) or 'none is built'}",
         )
-    return compile(path) if path.suffix == ".c" else open_object(path)
+    with no_object_is_bad_usage():
+        return compile(path) if path.suffix == ".c" else open_object(path)
 
 
 def check_programs(obj: BpfObject, names: Iterable[str]) -> None:
