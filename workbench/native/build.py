@@ -89,6 +89,7 @@ def _compile(
     if not force and output.exists() and newest <= output.stat().st_mtime:
         return False
     part = output.with_name(f".{output.name}.{os.getpid()}")
+    print(f"compiling {output.name}", flush=True)
     try:
         subprocess.run(
             [compiler(), *FLAGS, *flags, "-o", str(part), *map(str, inputs)],
