@@ -157,6 +157,34 @@ def test_cpu(tmp_path: Path) -> None:
     assert int(user.overhead["hits"].sum()) == len(user.samples)
 
 
+HOT = r"""
+#include <time.h>
+__attribute__((noipa)) long price(long a) { return a + 3; }
+int main(void)
+{
+	struct timespec t;
+	do {
+		for (long i = 0; i < 10000; i++) price(i);
+		clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	} while (!t.tv_sec);
+	return 0;
+}
+"""
+
+
+def test_samples_lost_to_probes_of_a_command_that_has_ended(tmp_path: Path) -> None:
+    (tmp_path / "hot.c").write_text(HOT)
+    subprocess.run(["gcc", "-O2", "-g", "-o", tmp_path / "hot", tmp_path / "hot.c"], check=True)
+    recording = Recorder(
+        ["cpu:999", "uprobe:hot:price,count=yes"], output=tmp_path / "r",
+        command=[str(tmp_path / "hot")], backend="userspace",
+    ).run()  # fmt: skip
+    assert int(recording.probe_counts["hits"].sum()) > 10_000
+    causes = recording.losses.groupby("cause", observed=True)["lost"].sum()
+    inside = int(causes["the thread was inside a probe's program"])
+    assert inside > 0 and sum(recording.lost.values()) >= inside
+
+
 def test_cpu_by_timers(tmp_path: Path) -> None:
     """As where perf events are refused."""
     command = [known(*WITHOUT_FRAME_POINTERS), "burn", "1.0"]

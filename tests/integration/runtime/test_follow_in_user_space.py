@@ -121,6 +121,18 @@ def until(happened: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
+def counted(link: object) -> None:
+    """Wait until the workbench has read the counters by itself."""
+    now = time.monotonic()
+    process = link.links[0].process  # type: ignore[attr-defined]
+    until(
+        lambda: all(
+            one.counters.as_of > now for one in (process, *process.family.children.values())
+        ),
+        "the counters are not read",
+    )
+
+
 def abs_of(pid: int, link: object) -> tuple[Memory, int, bytes]:
     address = link.links[0].address  # type: ignore[attr-defined]
     memory = Memory(pid)
@@ -144,6 +156,36 @@ def test_children_are_counted_and_restored(obj: BpfObject, target: Running) -> N
         assert loaded.maps["counts"][child] == 7
         memory.close()
     assert target.ask("call 1") == ["called"]
+
+
+def test_counts_stay_when_the_process_has_ended(obj: BpfObject, target: Running) -> None:
+    with obj.load("userspace") as loaded:
+        link = loaded.attach("called", "libc:abs", pid=target.pid)
+        (one,) = link.links
+        assert target.ask("call 40") == ["called"]
+        counted(link)
+        target.process.communicate(timeout=60)  # ends by itself
+        assert (link.hits, link.missed) == (40, 0)
+        assert loaded.maps["counts"][target.pid] == 40
+        link.close()
+        assert one.hits == 40
+
+
+def test_counts_stay_when_a_child_has_ended(obj: BpfObject, target: Running) -> None:
+    with obj.load("userspace") as loaded:
+        link = loaded.attach("called", "libc:abs", pid=target.pid)
+        children = link.links[0].process.family.children
+        target.ask("call 10")
+        for number in (7, 8):
+            child = int(target.ask(f"fork {number}")[0])
+            target.ask(f"go {child}")
+            until(lambda child=child: child in children, "the child is not found")  # type: ignore[misc]
+            counted(link)
+            os.kill(child, signal.SIGKILL)
+            until(lambda child=child: child not in children, "its end is not seen")  # type: ignore[misc]
+        assert link.hits == 25
+        target.ask("call 1")
+        assert link.hits == 26
 
 
 def test_a_child_that_is_attached_itself_has_no_second_hook(
@@ -192,11 +234,12 @@ def test_a_replaced_program_is_attached_again(obj: BpfObject, target: Running) -
         link = loaded.attach("called", "libc:abs", pid=target.pid)
         target.ask("call 4")
         before = link.links[0]
+        counted(link)
         assert target.ask("exec") == ["ready"]
         until(lambda: bool(link.links) and link.links[0] is not before, "not attached again")
         target.ask("call 6")
         assert loaded.maps["counts"][target.pid] == 10
-        assert link.hits == 6
+        assert link.hits == 6 and before.hits == 4
         link.close()
         target.ask("call 6")
         assert loaded.maps["counts"][target.pid] == 10

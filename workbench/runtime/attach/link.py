@@ -101,6 +101,8 @@ class Link:
         In the child of a fork: the parent's link that it inherited.
     claimed : bool
         An inherited link that was asked for in the child as well: it stays when the parent's goes.
+    ended : tuple of int
+        Hits and misses of children that inherited it and have ended.
     """
 
     process: Process
@@ -119,10 +121,14 @@ class Link:
     asked: Request | None = None
     origin: Link | None = None
     claimed: bool = False
+    ended: tuple[int, int] = (0, 0)
 
     @property
     def hits(self) -> int:
-        """How often the program ran at this site, all threads together, and those of children that inherited it."""
+        """How often the program ran at this site, all threads together, and those of children that inherited it.
+
+        Of a process that has ended: as it was last read, 20 times a second where a loaded object is attached.
+        """
         return self.process.count(self, "hits")
 
     @property

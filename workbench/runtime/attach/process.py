@@ -79,6 +79,7 @@ class Process(Entered):
         self.family = Family(self)
         self.held = False
         self.counters = Counters(self)
+        self._apart: list[Link] = []
         self._signals: Signals | None = None
         self._code: set[tuple[int, int]] | None = None
 
@@ -243,6 +244,7 @@ class Process(Entered):
             link = self.room.add_link(self, request, 0, str(request.site))
             self.room.flush()
             link.base = self.counters.read([link.number])[0]
+            self._apart.append(link)
             return link
 
     def drop_link(self, link: Link) -> None:
@@ -253,6 +255,7 @@ class Process(Entered):
             now = self.counters.read([link.number])[0]
             link.last = now[0] - link.base[0], now[1] - link.base[1]
             link.detached = True
+            self._apart.remove(link)
             self.memory.write(link.record, bytes(8))
             self.room.free_numbers.append(link.number)
 
@@ -307,6 +310,7 @@ class Process(Entered):
                 return
             if self.parent is None:
                 self.family.look()
+            self.counters.refresh()
             if self.was_replaced():
                 self.refresh()
             elif self.waiting or self._system_calls is not None:
@@ -327,7 +331,13 @@ class Process(Entered):
 
     def _begin_anew(self) -> None:
         """Another program runs: what we had is gone with the old one."""
+        calls = self._system_calls.links if self._system_calls is not None else ()
+        self.counters.freeze([*self.links, *self._apart, *calls])
+        for link in self._apart:
+            link.detached = True
+        self._apart = []
         self.leave_family()
+        self.counters.clear()
         self.memory.reopen()
         self.listening.close()
         self.room.clear()
@@ -450,6 +460,7 @@ class Process(Entered):
         """It is on its own now: its parent is closed, or it runs another program."""
         parent, self.parent = self.parent, None
         if parent is not None and parent.family.children.get(self.pid) is self:
+            self.counters.hand_on()
             del parent.family.children[self.pid]
 
     def count(self, link: Link, what: str) -> int:
