@@ -13,6 +13,7 @@ from workbench.frames.columns import arrow_schema
 from workbench.frames.manifest import Manifest
 from workbench.frames.resolve import Resolver, all_columns, frame_names
 from workbench.frames.schema import SCHEMAS, Schema
+from workbench.frames.view import first_of, left_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -241,7 +242,7 @@ class Recording:
             )
         except DamagedRecording:
             lost = "not known, frame losses is damaged"
-        missing = self._missing()
+        missing = first_of(left_out(m.notes))
         return [
             ("recording", self.name),
             ("of", what),
@@ -278,18 +279,6 @@ class Recording:
             return ""
         first = max(causes, key=lambda one: one.lost)
         return f" ({'mostly: ' if len(causes) > 1 else ''}{first.cause})"
-
-    def _missing(self) -> str:
-        """What collectors could not record of what they were asked for: the first two, and how many more."""
-        found = [
-            str(one)
-            for note in self.manifest.notes.values()
-            if isinstance(note, dict)
-            for key in ("left_out", "refused")
-            for one in note.get(key, ())
-        ]
-        more = f"; {len(found) - 2} more in manifest.notes" if len(found) > 2 else ""
-        return "; ".join(found[:2]) + more
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = (
     "RecordingView",
     "codes",
+    "first_of",
+    "left_out",
     "manifest_value",
     "natural_frame",
     "optional_frame",
@@ -63,6 +65,23 @@ def manifest_value(recording: RecordingView, *names: str, default: Any = None) -
         if value is not None:
             return value
     return default
+
+
+def left_out(notes: Mapping[str, Any]) -> list[str]:
+    """What collectors could not record of what they were asked for, from a manifest's notes."""
+    return [
+        str(one)
+        for note in notes.values()
+        if isinstance(note, Mapping)
+        for key in ("left_out", "refused")
+        for one in note.get(key, ())
+    ]
+
+
+def first_of(found: list[str]) -> str:
+    """The first two for a reader, and how many more."""
+    more = f"; {len(found) - 2} more in manifest.notes" if len(found) > 2 else ""
+    return "; ".join(found[:2]) + more
 
 
 def optional_frame(recording: RecordingView, name: str) -> pd.DataFrame | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.frames.view import manifest_value, optional_frame
+from workbench.frames.view import first_of, left_out, manifest_value, optional_frame
 from workbench.notebook.plot.flame import fit
 from workbench.notebook.plot.functions import top as top_functions
 from workbench.notebook.plot.latency import Latencies, bucketed, latencies
@@ -157,6 +157,8 @@ def _cell(key: str, value: Any) -> str:
 def _fact(key: str, value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_cell(key, one)}" for name, one in value.items()) or "none"
+    if key == "left_out":
+        return first_of(value)
     if isinstance(value, list):
         return " ".join(map(str, value))
     return _cell(key, value) if key.endswith("_ns") else str(value)
@@ -203,10 +205,28 @@ def _header(recording: RecordingView) -> dict[str, Any]:
     }
     facts["counts"] = getattr(recording, "counts_as_of", "") or None
     facts["never_hit"] = _never_hit(recording) or None
-    facts["notes"] = "; ".join(map(str, manifest_value(recording, "notes", default={}).get("warnings", ()))) or None
+    notes = manifest_value(recording, "notes", default={})
+    facts["left_out"] = left_out(notes) or None
+    facts["notes"] = "; ".join(map(str, notes.get("warnings", ()))) or None
     facts["lost_events"] = {frame: lost for frame, lost in losses.items() if lost}
     facts["overhead_ns"] = _overhead(recording)
+    if facts["status"] == "interrupted":
+        facts |= _interrupted(recording, facts["overhead_ns"])
     return {key: value for key, value in facts.items() if value is not None}
+
+
+def _interrupted(recording: RecordingView, overhead: dict[str, float]) -> dict[str, Any]:
+    """What nobody knows of a recorder that was killed, and what it may have left in the target."""
+    facts: dict[str, Any] = {}
+    if not overhead:
+        facts |= {"overhead_ns": None, "overhead": "unknown: it is computed when a recording ends"}
+    options = manifest_value(recording, "options", default={})
+    if str(options.get("backend", "")).startswith("userspace"):
+        facts["left_behind"] = (
+            "hooks and memory of the workbench may still be in the target: "
+            "`workbench bpf links` lists what is attached, `workbench bpf gc` takes out what is left"
+        )
+    return facts
 
 
 def _never_hit(recording: RecordingView) -> list[str]:

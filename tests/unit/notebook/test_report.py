@@ -32,6 +32,26 @@ def test_header_says_what_when_where(recording: FrameSet) -> None:
     assert "samples 3" in text
 
 
+def test_header_says_what_was_left_out() -> None:
+    notes = {"sampling": {"left_out": ["time in the kernel", "kernel frames"]}, "x": {"refused": ["<f>"]}}
+    frames = FrameSet("left", {}, Manifest(status="complete", notes=notes))
+    assert report(frames).to_json()["header"]["left_out"] == ["time in the kernel", "kernel frames", "<f>"]
+    shown = "time in the kernel; kernel frames; 1 more in manifest.notes"
+    assert shown in str(report(frames)) and shown in report(frames)._repr_html_()
+
+
+def test_what_a_killed_recorder_could_not_tell_is_unknown() -> None:
+    manifest = Manifest(status="interrupted", options={"backend": "userspace: it was asked for"})
+    killed = report(FrameSet("killed", {}, manifest))
+    header = killed.to_json()["header"]
+    assert "overhead_ns" not in header and header["overhead"].startswith("unknown")
+    assert "workbench bpf links" in header["left_behind"] and "workbench bpf gc" in str(killed)
+    manifest = Manifest(status="interrupted", options={"backend": "kernel: this user may"})
+    assert "left_behind" not in report(FrameSet("killed", {}, manifest)).to_json()["header"]
+    manifest = Manifest(status="complete", options={"backend": "userspace: it was asked for"})
+    assert report(FrameSet("whole", {}, manifest)).to_json()["header"]["overhead_ns"] == {}
+
+
 def test_sections_follow_the_frames(recording: FrameSet) -> None:
     names = [one.name for one in report(recording).sections]
     assert names == ["functions", "probes", "watches", "gpu", "syscalls", "offcpu", "faults"]
