@@ -57,10 +57,17 @@ class BadSpec(WorkbenchError):
 
 
 class MissingCapability(WorkbenchError):
-    """This machine, kernel or build lacks something that was asked for."""
+    """This machine, kernel or build lacks something that was asked for.
+
+    Attributes
+    ----------
+    log : str
+        What the kernel's loader wrote, where it was the one that failed.
+    """
 
     code = "missing-capability"
     exit_status = 3
+    log: str = ""
 
 
 class NotPermitted(WorkbenchError):

@@ -69,7 +69,8 @@ def attach(
     target : str
         Where; empty = what the section names.
     pid : int, optional
-        Only this process with all its threads. The userspace backend needs one, or `loaded.default_pid`.
+        Only this process with all its threads; `loaded.default_pid` (of `load`) where it is left away. The userspace
+        backend needs one. The kernel refuses it for what it hooks for the whole machine.
     cookie : int
         What `bpf_get_attach_cookie` gives.
     replace : bool
@@ -118,11 +119,11 @@ def attach(
         category, _, name = target.replace("/", ":").partition(":")
         if not name:
             raise BadSpec(f"{program} needs a tracepoint", "name it as CATEGORY:NAME")
-        return loaded.attach_tracepoint(program, category, name, **_process(loaded, pid))
+        return loaded.attach_tracepoint(program, category, name, pid=pid)
     if kind in ("raw_tp", "raw_tracepoint", "raw_tp.w"):
-        return loaded.attach_raw_tracepoint(program, target, **_process(loaded, pid))
+        return loaded.attach_raw_tracepoint(program, target, pid=pid)
     if kind in _TRACING:
-        return loaded.attach_tracing(program)
+        return loaded.attach_tracing(program, pid=pid)
     if kind == "perf_event":
         return _clock(loaded, program, target, pid, cookie)
     raise BadSpec(
@@ -147,18 +148,6 @@ def refuse_kernel_only(program: str, kind: str) -> None:
     )
 
 
-def _process(loaded: Any, pid: int | None) -> dict[str, int]:
-    """The pid for the backend that hooks a process; the kernel's hooks are the whole machine's."""
-    if loaded.backend == "kernel":
-        if pid is not None:
-            raise BadSpec(
-                "the kernel's tracepoints are hooked for the whole machine",
-                "leave pid away and let the program look at bpf_get_current_pid_tgid",
-            )
-        return {}
-    return {} if pid is None else {"pid": pid}
-
-
 def _functions(
     loaded: Any,
     program: str,
@@ -171,7 +160,7 @@ def _functions(
 ) -> Any:
     if not target:
         raise BadSpec(f"{program} needs a function", 'for example attach(program, "libc:malloc")')
-    modules = Modules(pid if pid is not None else getattr(loaded, "default_pid", None))
+    modules = Modules(pid if pid is not None else loaded.default_pid)
     files: dict[str, list[int]] = {}
     for place in resolve_function(modules, target):
         files.setdefault(place.path, []).append(place.file_offset)
@@ -201,7 +190,7 @@ def _marks(loaded: Any, program: str, target: str, pid: int | None, cookie: int)
     from workbench.collectors.uprobe.plan import make_plan
 
     options = Options.from_spec(parse(f"usdt:{target},args=no"))
-    modules = Modules(pid if pid is not None else getattr(loaded, "default_pid", None))
+    modules = Modules(pid if pid is not None else loaded.default_pid)
     plan = make_plan(options, modules, loaded.backend)
     links = []
     for site in plan.sites:
@@ -257,6 +246,11 @@ class _Links:
     @property
     def attached(self) -> bool:
         return any(link.attached for link in self._links)
+
+    @property
+    def hits(self) -> int:
+        """Times that the program ran at all the places; user space only, as of each link."""
+        return sum(link.hits for link in self._links)
 
     def close(self) -> None:
         for link in reversed(self._links):

@@ -158,7 +158,10 @@ class Modules:
         except PermissionError as error:
             raise NotPermitted(
                 f"process {self.pid} belongs to another user or is protected",
-                "run as root or as the process's owner",
+                "this is root already: it is of another container, or the machine does not let it be read; observe "
+                "another process"
+                if os.geteuid() == 0
+                else "run as root or as the process's owner",
             ) from error
         with contextlib.suppress(OSError):
             if not Path(f"{base}/root").samefile("/"):

@@ -24,8 +24,8 @@ def load(obj: BpfObject, backend: str = "auto", **options: Any) -> Any:
         kernel, userspace or auto. auto takes the kernel where it accepts the object, else user space; the result's
         `backend` and `why` say which and for what reason.
     **options
-        constants, map_sizes, programs: see `workbench.kernel.loaded.load`; those of `workbench.runtime.loaded.load`
-        go to user space only.
+        constants, map_sizes, programs, pid: see `workbench.kernel.loaded.load`; the others of
+        `workbench.runtime.loaded.load` go to user space only.
 
     Returns
     -------
@@ -52,7 +52,8 @@ def load(obj: BpfObject, backend: str = "auto", **options: Any) -> Any:
         return loaded
     try:
         loaded = _kernel(obj, options)
-        loaded.why = "the kernel takes it, and sees every process"
+        whom = "every process" if loaded.default_pid is None else f"process {loaded.default_pid}"
+        loaded.why = f"the kernel takes it, and sees {whom}"
         return loaded
     except (NotPermitted, MissingCapability) as refused:
         kernel = refused
@@ -67,7 +68,7 @@ def load(obj: BpfObject, backend: str = "auto", **options: Any) -> Any:
     return loaded
 
 
-_USERSPACE_ONLY = ("namespace", "pid", "left_out", "budget")
+_USERSPACE_ONLY = ("namespace", "left_out", "budget")
 
 
 def _kernel(obj: BpfObject, options: dict[str, Any]) -> Any:

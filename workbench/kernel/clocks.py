@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.errors import TargetGone
 from workbench.kernel import perf
 
 if TYPE_CHECKING:
@@ -16,13 +17,22 @@ __all__ = ("attach_events", "interval_events", "sampling_events")
 
 
 def sampling_events(hertz: int, pid: int | None) -> Iterator[int]:
-    """`hertz` times a second of CPU time: one event per thread of a process, or one per CPU."""
+    """`hertz` times a second of CPU time: one event per thread of a process, or one per CPU.
+
+    Raises
+    ------
+    TargetGone
+        There is no such process.
+    """
     cpus = range(os.cpu_count() or 1) if pid is None else (-1,)
-    tasks = (
-        (-1,)
-        if pid is None
-        else tuple(int(one.name) for one in Path(f"/proc/{pid}/task").iterdir())
-    )
+    try:
+        tasks = (
+            (-1,)
+            if pid is None
+            else tuple(int(one.name) for one in Path(f"/proc/{pid}/task").iterdir())
+        )
+    except (FileNotFoundError, ProcessLookupError):
+        raise TargetGone(f"process {pid} does not exist", "check the pid; it may have exited") from None
     attributes = perf.EventAttributes(
         perf.SOFTWARE, perf.CPU_CLOCK, sample=1_000_000_000 // hertz,
         flags=("disabled",) if pid is None else ("disabled", "inherit"), wakeup=1,

@@ -9,12 +9,14 @@ import ctypes
 import ctypes.util
 import os
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from workbench.errors import MissingCapability, NotPermitted, TargetGone
 
 __all__ = ("capture_log", "errno_error", "library", "log_text")
 
+_CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
 _P, _I, _S = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
 _U32, _U64, _SIZE = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_size_t
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
@@ -118,18 +120,39 @@ def log_text() -> str:
     return "".join(_messages).strip()
 
 
-def errno_error(what: str, number: int) -> NotPermitted | MissingCapability | TargetGone:
-    """The error for a failed BPF call: EPERM and EACCES are about privilege, all else about the machine."""
+def _has_bpf_privilege() -> bool:
+    """Whether this process has what BPF takes (capabilities(7)): to become root would change nothing then."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        held = int(next(line for line in lines if line.startswith("CapEff:")).split()[1], 16)
+    except (OSError, StopIteration):
+        return os.geteuid() == 0
+    return bool(held >> _CAP_SYS_ADMIN & 1 or (held >> _CAP_BPF & 1 and held >> _CAP_PERFMON & 1))
+
+
+def _privilege_hint(row: str) -> str:
+    if _has_bpf_privilege():
+        return (
+            "this user has the privilege: the kernel lacks it or refuses it to everybody (a container, lockdown); "
+            f"`workbench doctor{f' {row}' if row else ''}` says more"
+        )
+    return "run as root, or give the interpreter CAP_BPF and CAP_PERFMON (see `workbench doctor`)"
+
+
+def errno_error(
+    what: str, number: int, row: str = ""
+) -> NotPermitted | MissingCapability | TargetGone:
+    """The error for a failed BPF call: EPERM and EACCES are about privilege, all else about the machine.
+
+    `row` is the row of `workbench doctor` that is about it.
+    """
     number = abs(number)
     # 524 is ENOTSUPP of the kernel, which strerror does not know.
     text = "not supported here" if number == 524 else os.strerror(number)
     if number == 3:
         return TargetGone(f"{what}: {text}", "the process exited; check the pid")
     if number in (1, 13):
-        return NotPermitted(
-            f"{what}: {text}",
-            "run as root, or give the interpreter CAP_BPF and CAP_PERFMON (see `workbench doctor`)",
-        )
+        return NotPermitted(f"{what}: {text}", _privilege_hint(row))
     return MissingCapability(
         f"{what}: {text}", "see `workbench doctor` for what this machine can do"
     )

@@ -7,6 +7,8 @@ import os
 import weakref
 from typing import TYPE_CHECKING
 
+from workbench.errors import MissingCapability
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
@@ -49,6 +51,21 @@ class Link:
     def attached(self) -> bool:
         """True until closed."""
         return bool(self._fds)
+
+    @property
+    def hits(self) -> int:
+        """The userspace backend's alone.
+
+        Raises
+        ------
+        MissingCapability
+            Always: the kernel counts the runs of a program, for all its links together and only while
+            kernel.bpf_stats_enabled is on.
+        """
+        raise MissingCapability(
+            f"the kernel does not count the hits of a link ({self.description})",
+            "let the program count in a map or a global variable, or use backend='userspace'",
+        )
 
     def take(self) -> list[int]:
         """Give the descriptors away: this link no longer detaches anything."""

@@ -7,7 +7,6 @@ is pinned.
 from __future__ import annotations
 
 import ctypes
-import errno
 import mmap
 import os
 import struct
@@ -15,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.errors import MissingCapability, NotPermitted, WorkbenchError
+from workbench.errors import BadSpec, MissingCapability, WorkbenchError
 from workbench.kernel import perf, struct_ops
 from workbench.kernel.clocks import attach_events, interval_events, sampling_events
 from workbench.kernel.libbpf import capture_log, errno_error, library, log_text
 from workbench.kernel.links import Link
+from workbench.kernel.load_error import doctor_row, load_error
 from workbench.kernel.maps import Map
 from workbench.kernel.ring import Ring
-from workbench.kernel.verifier_log import rejection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -38,7 +37,7 @@ __all__ = ("Loaded", "Program", "load")
 _LOG_BYTES = 1 << 24
 _BPF_LINK_CREATE = 28
 _TRACE_RAW_TP, _PERF_EVENT, _UPROBE_MULTI, _UPROBE_SESSION = 23, 41, 48, 57
-_RING_BUFFER = 27
+_RING_BUFFER, _KPROBE = 27, 2
 _UPROBE_MULTI_RETURN = 1
 _SLEEPABLE = 1 << 4
 
@@ -66,12 +65,16 @@ class Loaded:
         `loaded.globals["lost_ring_full"][()]`.
     backend, why : str
         "kernel", and why this backend was chosen where that was left to `BpfObject.load`.
+    default_pid : int or None
+        Process that attachments without a pid of their own are restricted to; None: every process.
     """
 
     backend = "kernel"
 
-    def __init__(self, obj: BpfObject, handle: int, programs: dict[str, Program]) -> None:
-        self.object = obj
+    def __init__(
+        self, obj: BpfObject, handle: int, programs: dict[str, Program], pid: int | None = None
+    ) -> None:
+        self.object, self.default_pid = obj, pid
         self.why = ""
         self._handle: int | None = handle
         self.programs = programs
@@ -151,6 +154,17 @@ class Loaded:
         self._links.append(link)
         return link
 
+    def _pid(self, pid: int | None) -> int | None:
+        return self.default_pid if pid is None else pid
+
+    def _hook_machine(self, program: str, kind: str, pid: int | None = None) -> None:
+        """Refuse a process for what the kernel hooks for every process."""
+        if (pid := self._pid(pid)) is not None:
+            raise BadSpec(
+                f"{program} cannot be restricted to process {pid}: the kernel hooks a {kind} for the whole machine",
+                "leave pid away in load and in attach, and let the program look at bpf_get_current_pid_tgid",
+            )
+
     def _link_create(self, program: Program, what: str, attr: bytes) -> int:
         fd = perf.bpf(_BPF_LINK_CREATE, attr)
         if fd < 0:
@@ -200,7 +214,7 @@ class Loaded:
 
         Threads that the process makes later are followed (perf's `inherit`).
         """
-        fds = attach_events(self, program, sampling_events(hertz, pid))
+        fds = attach_events(self, program, sampling_events(hertz, self._pid(pid)))
         return self._keep(Link(f"{program} at {hertz} Hz", fds))
 
     def attach_struct_ops(self, name: str) -> Link:
@@ -251,7 +265,7 @@ class Loaded:
             File offsets of the instructions; a cookie for each (bpf_get_attach_cookie); file offsets of USDT
             semaphores, which the kernel counts up while attached.
         pid : int, optional
-            Only hits of this process (all its threads); None for every process.
+            Only hits of this process (all its threads); None for `default_pid`, else for every process.
         on_return : bool
             Fire at the function's return instead.
 
@@ -274,7 +288,7 @@ class Loaded:
         attr = struct.pack(
             "<IIIIQQQQIII", one.fd, 0, _UPROBE_MULTI, 0, ctypes.addressof(name), where.ctypes.data,
             marks.ctypes.data if len(marks) else 0, tags.ctypes.data if len(tags) else 0, len(where),
-            _UPROBE_MULTI_RETURN if on_return else 0, pid or 0,
+            _UPROBE_MULTI_RETURN if on_return else 0, self._pid(pid) or 0,
         )  # fmt: skip
         fd = self._link_create(one, f"{len(where)} places in {path}", attr.ljust(72, b"\0"))
         return self._keep(Link(f"{program} on {len(where)} places of {path}", [fd]))
@@ -295,32 +309,43 @@ class Loaded:
         Arguments as of `attach_uprobes`, for one place. `program` must be loaded without an expected attach type
         (`load(attach_types={program: 0})`).
         """
-        event = perf.open_uprobe(path, offset, pid=pid, on_return=on_return, semaphore=semaphore)
+        event = perf.open_uprobe(
+            path, offset, pid=self._pid(pid), on_return=on_return, semaphore=semaphore
+        )
         link = self.attach_perf_event(program, event, cookie=cookie)
         perf.enable(event)
         return link
 
-    def attach_raw_tracepoint(self, program: str, tracepoint: str) -> Link:
-        """Run `program` (section `raw_tp/...`) at a raw tracepoint."""
+    def attach_raw_tracepoint(
+        self, program: str, tracepoint: str, *, pid: int | None = None
+    ) -> Link:
+        """Run `program` (section `raw_tp/...`) at a raw tracepoint of the whole machine: a pid is refused."""
+        self._hook_machine(program, "raw tracepoint", pid)
         one = self.programs[program]
         fd = library().bpf_raw_tracepoint_open(tracepoint.encode(), one.fd)
         if fd < 0:
             raise errno_error(f"cannot attach {program!r} to raw tracepoint {tracepoint}", fd)
         return self._keep(Link(f"{program} on raw tracepoint {tracepoint}", [fd]))
 
-    def attach_tracepoint(self, program: str, category: str, tracepoint: str) -> Link:
-        """Run `program` (section `tp/...`) at a tracepoint, on every CPU."""
+    def attach_tracepoint(
+        self, program: str, category: str, tracepoint: str, *, pid: int | None = None
+    ) -> Link:
+        """Run `program` (section `tp/...`) at a tracepoint, on every CPU: a pid is refused."""
+        self._hook_machine(program, "tracepoint", pid)
         event = perf.open_tracepoint(category, tracepoint)
         link = self.attach_perf_event(program, event)
         perf.enable(event)
         return link
 
-    def attach_tracing(self, program: str) -> Link:
-        """Attach a `tp_btf/...` program to the target that its section names."""
+    def attach_tracing(self, program: str, *, pid: int | None = None) -> Link:
+        """Attach a `tp_btf/...` program to the target that its section names: a pid is refused."""
         one = self.programs[program]
+        self._hook_machine(program, one.section, pid)
         fd = library().bpf_raw_tracepoint_open(None, one.fd)
         if fd < 0:
-            raise errno_error(f"cannot attach {program!r} ({one.section})", fd)
+            raise errno_error(
+                f"cannot attach {program!r} ({one.section})", fd, doctor_row([one.section])
+            )
         return self._keep(Link(f"{program} ({one.section})", [fd]))
 
     def test_run(self, program: str, data: bytes = bytes(64), repeat: int = 1) -> tuple[int, int]:
@@ -349,6 +374,7 @@ def load(
     reuse: Mapping[str, int] | None = None,
     programs: Iterable[str] | None = None,
     attach_types: Mapping[str, int] | None = None,
+    pid: int | None = None,
 ) -> Loaded:
     """Load an object into the running kernel.
 
@@ -365,6 +391,9 @@ def load(
         Load only these; all by default.
     attach_types : dict, optional
         Expected attach type by program name, where the section name alone does not say it.
+    pid : int, optional
+        Process that attachments without a pid of their own are restricted to, and in which names are resolved. What
+        the kernel hooks for the whole machine alone (tracepoints, fentry) is refused then.
 
     Raises
     ------
@@ -382,24 +411,18 @@ def load(
         )
     try:
         logs = _prepare(
-            lib,
-            handle,
-            obj,
-            constants or {},
-            map_sizes or {},
-            reuse or {},
-            programs,
+            lib, handle, obj, constants or {}, map_sizes or {}, reuse or {}, programs,
             attach_types or {},
-        )
+        )  # fmt: skip
         result = lib.bpf_object__load(handle)
         if result:
-            raise _load_error(obj, result, logs)
+            raise load_error(obj, handle, result, logs)
         loaded = {}
         for name, section, program in _programs(lib, handle):
             fd = lib.bpf_program__fd(program)
             if fd >= 0:
                 loaded[name] = Program(name, section, fd)
-        return Loaded(obj, handle, loaded)
+        return Loaded(obj, handle, loaded, pid)
     except BaseException:
         lib.bpf_object__close(handle)
         raise
@@ -431,15 +454,9 @@ def _prepare(
         if wanted is not None and name not in wanted:
             lib.bpf_program__set_autoload(program, False)
             continue
-        if section.split("/")[0] in (
-            "uprobe.multi",
-            "uretprobe.multi",
-            "uprobe.multi.s",
-            "uretprobe.multi.s",
-        ):
-            lib.bpf_program__set_type(
-                program, 2
-            )  # BPF_PROG_TYPE_KPROBE; libbpf < 1.3 does not know the section
+        if section.split("/")[0].removesuffix(".s") in ("uprobe.multi", "uretprobe.multi"):
+            # libbpf < 1.3 does not know the section
+            lib.bpf_program__set_type(program, _KPROBE)
             lib.bpf_program__set_expected_attach_type(program, _UPROBE_MULTI)
             if section.split("/")[0].endswith(".s"):
                 lib.bpf_program__set_flags(program, _SLEEPABLE)
@@ -476,24 +493,3 @@ def _prepare(
         if left:
             raise WorkbenchError(f"{obj.name} has no {kind} named {', '.join(map(repr, left))}")
     return logs
-
-
-def _load_error(
-    obj: BpfObject, result: int, logs: dict[str, ctypes.Array[ctypes.c_char]]
-) -> WorkbenchError:
-    text = log_text()
-    for name, buffer in logs.items():
-        # libbpf retries a failed load with the log on: only the refused program has one.
-        log = buffer.value.decode("utf-8", "replace")
-        if log.strip() and (
-            "processed" in log or "invalid" in log or result in (-errno.EINVAL, -errno.EACCES)
-        ):
-            section = next((p.section for p in obj.programs if p.name == name), "")
-            lines = {line.instruction: line.text for line in obj.lines if line.section == section}
-            return rejection(name, log, lines)
-    error = errno_error(f"cannot load {obj.name}", result)
-    if text and not isinstance(
-        error, NotPermitted
-    ):  # libbpf's guesses at a missing privilege mislead
-        error.message += f"\n{text}"
-    return error

@@ -189,9 +189,13 @@ def _marks(options: Options, modules: Modules, notes: list[str]) -> list[Site]:
     import difflib
 
     near = difflib.get_close_matches(f"{provider}:{name}", known, 5, 0.4)
-    where = searched[0].path if library and searched else "the program and its libraries"
+    one = bool(library and searched)
+    where = searched[0].path if one else "the program and its libraries"
     if not known:
-        hint = f"{where} has no USDT marks at all; it was built without them"
+        hint = (
+            f"{where} {'has' if one else 'have'} no USDT marks at all; "
+            f"{'it was' if one else 'they were'} built without them"
+        )
     else:
         hint = (
             f"nearest: {', '.join(near)}" if near else f"marks there: {', '.join(list(known)[:10])}"
