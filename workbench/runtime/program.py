@@ -174,6 +174,11 @@ class Links:
         """Hits that ran no program: the thread was inside another one, or its return could not be followed."""
         return sum(link.missed for link in self.links)
 
+    @property
+    def over_budget(self) -> int:
+        """Hits whose program its run-time budget ended before it was done; they are in `hits`."""
+        return sum(link.over_budget for link in self.links)
+
     def close(self) -> None:
         """Detach; safe to call twice."""
         if self._process is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,9 +21,27 @@ if TYPE_CHECKING:
     from workbench.runtime.attach.link import Link
     from workbench.runtime.attach.process import Process
 
-__all__ = ("Counters",)
+__all__ = ("Counters", "Counts", "difference")
 
+Counts = tuple[int, int, int]
+"""Hits, misses, and hits whose program its run-time budget ended."""
+
+_ROWS = (layout.HITS, layout.MISSED, layout.OVER_BUDGET)
 _SHARE = 20  # of the time, one part is spent on reading at intervals
+
+
+def _counts(values: Iterable[int]) -> Counts:
+    hits, missed, over_budget = map(int, values)
+    return hits, missed, over_budget
+
+
+def _sum(one: Counts, other: Counts) -> Counts:
+    return _counts(a + b for a, b in zip(one, other, strict=True))
+
+
+def difference(now: Counts, before: Counts) -> Counts:
+    """What was counted since."""
+    return _counts(max(0, a - b) for a, b in zip(now, before, strict=True))
 
 
 class Counters:
@@ -37,17 +55,17 @@ class Counters:
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        self._known = np.zeros((2, layout.LINKS), np.uint64)
+        self._known = np.zeros((len(_ROWS), layout.LINKS), np.uint64)
         self.as_of = self._next = 0.0
 
-    def read(self, numbers: Sequence[int]) -> list[tuple[int, int]]:
-        """Hits and misses by number (which several links may have had), all threads together.
+    def read(self, numbers: Sequence[int]) -> list[Counts]:
+        """Counts by number (which several links may have had), all threads together.
 
         What the threads of a forked child had counted in its parent is left out. Of a process that has ended, or runs
         another program, as of the last time that they were read.
         """
         known, now = self._known, time.monotonic()
-        total = np.zeros((2, max(numbers, default=0) + 1), np.uint64)
+        total = np.zeros((len(_ROWS), max(numbers, default=0) + 1), np.uint64)
         memory, agent = self._process.memory, self._process.room.agent
         try:
             if agent is None:
@@ -56,7 +74,7 @@ class Counters:
             for task in tasks(memory, agent):
                 if memory.read(task + layout.COUNTED, 8) != era:
                     continue
-                for row, offset in enumerate((layout.HITS, layout.MISSED)):
+                for row, offset in enumerate(_ROWS):
                     total[row] += np.frombuffer(
                         memory.read(task + offset, total[row].nbytes), np.uint64
                     )
@@ -65,7 +83,7 @@ class Counters:
         else:
             known[:, : total.shape[1]] = total
             self.as_of = now
-        return [(int(known[0, number]), int(known[1, number])) for number in numbers]
+        return [_counts(known[:, number]) for number in numbers]
 
     def refresh(self) -> None:
         """Read those of the process and its children, for when they have ended; not so often that it costs much."""
@@ -89,23 +107,19 @@ class Counters:
     def hand_on(self) -> None:
         """The process is about to leave its family: what its links counted is added to those they were inherited of."""
         links = [one for one in self._process.links if one.origin is not None and not one.claimed]
-        for link, (hits, missed) in zip(links, self.since(links), strict=True):
+        for link, counts in zip(links, self.since(links), strict=True):
             assert link.origin is not None
-            before = link.origin.ended
-            link.origin.ended = before[0] + hits, before[1] + missed
+            link.origin.ended = _sum(link.origin.ended, counts)
 
-    def since(self, links: Sequence[Link]) -> list[tuple[int, int]]:
-        """Hits and misses of links since they were attached, with those of the children that inherited them."""
+    def since(self, links: Sequence[Link]) -> list[Counts]:
+        """Counts of links since they were attached, with those of the children that inherited them."""
         found = [
-            (
-                max(0, now[0] - link.base[0]) + link.ended[0],
-                max(0, now[1] - link.base[1]) + link.ended[1],
-            )
+            _sum(difference(now, link.base), link.ended)
             for link, now in zip(links, self.read([one.number for one in links]), strict=True)
         ]
         rows = {id(link): row for row, link in enumerate(links)}
         for child, copies in self._process.family.copies(links).items():
             for copy, more in zip(copies, child.counters.since(copies), strict=True):
                 row = rows[id(copy.origin)]
-                found[row] = found[row][0] + more[0], found[row][1] + more[1]
+                found[row] = _sum(found[row], more)
         return found

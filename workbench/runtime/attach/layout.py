@@ -21,6 +21,7 @@ __all__ = (
     "MISSED",
     "NEXT",
     "OVERRIDE",
+    "OVER_BUDGET",
     "PROGRAM",
     "REPLACE",
     "RETURN",
@@ -52,3 +53,4 @@ FRAME = struct.Struct("<QQQQ")  # place, address, chain, back
 NEXT, DEPTH, LOST, COUNTED, FRAMES = 248, 284, 288, 368, 384
 HITS = FRAMES + _FRAMES * FRAME.size
 MISSED = HITS + 8 * LINKS
+OVER_BUDGET = MISSED + 8 * LINKS

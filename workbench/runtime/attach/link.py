@@ -102,7 +102,7 @@ class Link:
     claimed : bool
         An inherited link that was asked for in the child as well: it stays when the parent's goes.
     ended : tuple of int
-        Hits and misses of children that inherited it and have ended.
+        Counts (`counters.Counts`) of children that inherited it and have ended.
     """
 
     process: Process
@@ -114,14 +114,14 @@ class Link:
     method: str = "jump"
     detached: bool = False
     siblings: tuple[Link, ...] = ()
-    last: tuple[int, int] = (0, 0)
-    base: tuple[int, int] = (0, 0)
+    last: tuple[int, int, int] = (0, 0, 0)
+    base: tuple[int, int, int] = (0, 0, 0)
     owner: Owner | None = None
     """What detaches it where that is not the process."""
     asked: Request | None = None
     origin: Link | None = None
     claimed: bool = False
-    ended: tuple[int, int] = (0, 0)
+    ended: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def hits(self) -> int:
@@ -135,6 +135,11 @@ class Link:
     def missed(self) -> int:
         """Hits that ran no program: the thread was in another program, or its return could not be followed."""
         return self.process.count(self, "missed")
+
+    @property
+    def over_budget(self) -> int:
+        """Hits whose program its run-time budget ended before it was done; they are in `hits`."""
+        return self.process.count(self, "over_budget")
 
     def detach(self) -> None:
         """Take the program off its site; the last one of a site restores the bytes. Harmless twice."""

@@ -14,7 +14,7 @@ from workbench.errors import (
     WorkbenchError,
 )
 from workbench.runtime.attach.check import check_target
-from workbench.runtime.attach.counters import Counters
+from workbench.runtime.attach.counters import Counters, difference
 from workbench.runtime.attach.entered import Entered
 from workbench.runtime.attach.family import Family
 from workbench.runtime.attach.link import HookKind, Link, Program, Request
@@ -253,7 +253,7 @@ class Process(Entered):
             if link.detached:
                 return
             now = self.counters.read([link.number])[0]
-            link.last = now[0] - link.base[0], now[1] - link.base[1]
+            link.last = difference(now, link.base)
             link.detached = True
             self._apart.remove(link)
             self.memory.write(link.record, bytes(8))
@@ -464,8 +464,8 @@ class Process(Entered):
             del parent.family.children[self.pid]
 
     def count(self, link: Link, what: str) -> int:
-        """Hits or misses of one link since it was attached."""
-        which = int(what == "missed")
+        """Hits, misses ("missed") or hits "over_budget" of one link since it was attached."""
+        which = ("hits", "missed", "over_budget").index(what)
         if link.detached:
             return link.last[which]
         with self.lock:

@@ -167,6 +167,11 @@ class Sampling:
         return self._link.missed
 
     @property
+    def over_budget(self) -> int:
+        """Samples whose program its run-time budget ended before it was done; they are in `hits`."""
+        return self._link.over_budget
+
+    @property
     def cost(self) -> tuple[int, int]:
         """How often the program ran in the process (not its children), and how many ns it took in all."""
         if self._open:

@@ -19,6 +19,7 @@ import numpy as np
 from workbench.errors import BadSpec, MissingCapability, TargetGone
 from workbench.frames.symbols.elffile import BadElf
 from workbench.runtime.attach import layout, ptrace
+from workbench.runtime.attach.counters import difference
 from workbench.runtime.attach.inside import stack_words
 from workbench.runtime.attach.link import Link, Request
 from workbench.runtime.attach.modules import Module, Modules
@@ -377,7 +378,7 @@ class SystemCalls:
             return
         numbers = [one.number for one in gone]
         for link, now in zip(gone, self.process.counters.read(numbers), strict=True):
-            link.last = now[0] - link.base[0], now[1] - link.base[1]
+            link.last = difference(now, link.base)
             link.detached = True
         left = set(map(id, gone))
         self.links = [link for link in self.links if id(link) not in left]

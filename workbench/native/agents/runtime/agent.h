@@ -68,7 +68,7 @@ struct wb_task {
     uint64_t counted;        /* 368  era that `hits` and `missed` belong to; another one: they are the parent's */
     uint64_t forking;        /* 376  between a call that makes a child in this memory and its return */
     struct wb_frame frames[WB_FRAMES]; /* 384 */
-    uint64_t hits[WB_LINKS], missed[WB_LINKS];
+    uint64_t hits[WB_LINKS], missed[WB_LINKS], over_budget[WB_LINKS]; /* the last: hits whose program was cut short */
     uint64_t call[12]; /* what a program at a system call gets (calls.c) */
     uint8_t scratch[WB_SCRATCH] __attribute__((aligned(64)));
 };

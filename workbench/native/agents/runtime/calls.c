@@ -67,7 +67,9 @@ static inline __attribute__((always_inline)) bool run_hook(
     run->ctx = ctx;
     WB_LOAD(&program->entry)(ctx, run);
     bool overridden = run->overridden;
-    run->checked = run->stopped = run->overridden = 0; /* wb_hit expects that */
+    if (__builtin_expect(run->stopped, 0))
+        wb_count_stop(run);
+    run->checked = run->overridden = 0; /* wb_hit expects that */
     wb_leave_program(run);
     return overridden;
 }

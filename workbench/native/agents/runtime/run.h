@@ -39,6 +39,13 @@ static inline void wb_leave_program(struct wb_run *run) {
     run->busy = 0;
 }
 
+/* The run-time budget ended the program that has just returned; wb_hit expects that nothing is left of it. */
+static inline void wb_count_stop(struct wb_run *run) {
+    struct wb_task *task = (struct wb_task *)run;
+    task->over_budget[run->link->id % WB_LINKS]++;
+    run->stopped = 0;
+}
+
 /* False = it did not run: detached, or the thread is in another program. */
 static inline __attribute__((always_inline)) bool wb_run_link(
     struct wb_task *task, struct wb_link *link, struct wb_registers *image, uint64_t *result) {
@@ -54,6 +61,8 @@ static inline __attribute__((always_inline)) bool wb_run_link(
     run->link = link;
     run->frame = image;
     *result = WB_LOAD(&program->entry)(image, run);
+    if (__builtin_expect(run->stopped, 0))
+        wb_count_stop(run);
     wb_leave_program(run);
     return true;
 }

@@ -73,7 +73,9 @@ uint64_t wb_hit(struct wb_site *site, struct wb_registers *image) {
     task->hits[link->id]++;
     WB_LOAD(&program->entry)(image, run);
     if (__builtin_expect((run->signals[0] | run->signals[1] | run->checked | run->stopped) != 0, 0)) {
-        run->checked = run->stopped = 0;
+        if (run->stopped)
+            wb_count_stop(run);
+        run->checked = 0;
         wb_execute_end(run);
         return 0;
     }

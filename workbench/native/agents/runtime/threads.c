@@ -52,7 +52,7 @@ static struct wb_task *add(uint64_t pointer) {
 
 /* The child of a fork counts anew; pages go back to the kernel rather than being written. */
 static void count_anew(struct wb_task *task, uint64_t era) {
-    uint64_t start = (uint64_t)task->hits, end = (uint64_t)(task->missed + WB_LINKS);
+    uint64_t start = (uint64_t)task->hits, end = (uint64_t)(task->over_budget + WB_LINKS);
     uint64_t low = (start + PAGE - 1) & ~(PAGE - 1), high = end & ~(PAGE - 1);
     if (task->counted) {
         __builtin_memset((void *)start, 0, low - start);
