@@ -208,8 +208,11 @@ def _unknown(
         near += [shown + one for one in module.symbols.nearest(name, 5, wanted)]
         if len(near) >= 5:
             break
+    own = f"`nm {searched[0].path}` (its own) or " if searched[0].main else ""
     hint = (
-        f"nearest: {', '.join(near[:5])}" if near else f"list them with `nm -D {searched[0].path}`"
+        f"nearest: {', '.join(near[:5])}"
+        if near
+        else f"list them with {own}`nm -D {searched[0].path}`{' (what it exports)' if own else ''}"
     )
     # Debian strips every library; only the file that was asked for decides whether to talk about it.
     first = searched[0]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 from bpf_output import Output
+
+from workbench.cli.bpf.text import under_way
 
 pytestmark = pytest.mark.needs("clang", "userspace JIT", "userspace maps")
 
@@ -44,6 +49,13 @@ char LICENSE[] SEC("license") = "GPL";
 """
 
 
+THIRD = """
+#include "workbench.h"
+SEC("tp/syscalls/sys_enter_read") int third(__u64 *ctx) { return ctx[3]; }
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
 @pytest.fixture
 def bpf(capsys: pytest.CaptureFixture[str]) -> Output:
     return Output(capsys)
@@ -76,3 +88,49 @@ def test_check_names_what_loading_would_refuse(bpf: Output, tmp_path: Path) -> N
     needs = large["reason"].partition(", /")[0]  # then comes the folder
     assert f"loading is refused: {needs}" in bpf.of("check", source, status=1)
     assert needs in bpf.of("run", source, "looks", status=3)
+
+
+def test_run_refuses_a_context_that_ends_before_what_is_read(bpf: Output, tmp_path: Path) -> None:
+    source = tmp_path / "third.bpf.c"
+    source.write_text(THIRD)
+    assert bpf.json("run", source, "third", "--hex", "00" * 24 + "07" + "00" * 7)["retval"] == 7
+    assert bpf.json("run", source, "third")["retval"] == 0, "zeros, as many as it reads"
+    text = bpf.of("run", source, "third", "--hex", "00", status=2)
+    assert "a context of 1 bytes" in text and "give at least 32 bytes" in text
+
+
+@pytest.mark.needs("libbpf", "tracepoint")
+def test_run_says_what_the_kernel_cannot_test_run(bpf: Output, tmp_path: Path) -> None:
+    source = tmp_path / "third.bpf.c"
+    source.write_text(THIRD)
+    text = bpf.of("run", source, "third", "--backend", "kernel", status=3)
+    assert "cannot test-run 'third'" in text and "--backend userspace" in text
+
+
+class Terminal(io.StringIO):
+    """A terminal that tells when something was written on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = threading.Event()
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.written.set()
+        return super().write(text)
+
+
+def test_what_takes_long_is_said_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with under_way("verifying long", 0.0):
+        assert terminal.written.wait(60)
+    assert "verifying long ... " in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\033[K"), "the line is gone at the end"
+    quiet = Terminal()
+    monkeypatch.setattr(sys, "stderr", quiet)
+    with under_way("verifying short", 3600.0):
+        pass
+    assert quiet.getvalue() == ""

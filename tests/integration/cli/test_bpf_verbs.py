@@ -213,7 +213,9 @@ def test_check_of_the_projects_own_by_name(bpf: Output) -> None:
 
 def test_run_in_text(bpf: Output, folder: Path) -> None:
     text = bpf.of("run", folder / "many.bpf.c", "fill", "--maps")
-    assert text.startswith("Return value: 2, duration (average): ")
+    assert text.startswith("Return value: 2, duration (one run, cold): ") and "--repeat" in text
+    many = bpf.of("run", folder / "many.bpf.c", "fill", "--repeat", 3)
+    assert many.startswith("Return value: 2, duration (average): ")
     assert 'number=3 text="three"' in text
     lines = [line.split() for line in text.splitlines()]
     assert ["1", "42"] in lines, "the array"

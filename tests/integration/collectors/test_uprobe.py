@@ -390,6 +390,9 @@ def test_unknown_symbols_libraries_and_stripped_files_say_what_to_do(folder, cal
     with pytest.raises(UnknownSymbol) as error:
         run_collector("uprobe:factorail", [calls])
     assert "factorial" in error.value.hint
+    with pytest.raises(UnknownSymbol) as error:
+        run_collector("uprobe:zzqqxxkk", [calls])
+    assert f"`nm {calls}`" in error.value.hint and f"`nm -D {calls}`" in error.value.hint
     with pytest.raises(UnknownSymbol, match="libnosuch"):
         run_collector("uprobe:libnosuch:f", [calls])
     # Another build than `calls`: symbols of a build that was seen are found by its id, stripped or not.

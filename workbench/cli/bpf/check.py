@@ -35,6 +35,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Verify every program and print a row for each, and why one is refused; then maps that would not be made."""
     from workbench.cli.bpf.backends import attachable, kernel_only, map_rows
     from workbench.cli.bpf.objects import check_programs, no_object_is_bad_usage, opened
+    from workbench.cli.bpf.text import under_way
     from workbench.runtime.verifier import verify
     from workbench.runtime.verify import linked_for_user_space, refuse_missing_helpers
 
@@ -53,7 +54,8 @@ def execute(arguments: argparse.Namespace) -> int:
             "attach": attachable(program),
         }
         try:
-            verdict = verify(program, linked)
+            with under_way(f"verifying {name}"):
+                verdict = verify(program, linked)
             refuse_missing_helpers(program, verdict)
         except (VerifierRejected, MissingCapability) as error:
             row |= {"accepted": False, "reason": error.message, "hint": error.hint}

@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import BadSpec
+from workbench.errors import BadSpec, MissingCapability
 
 __all__ = ("configure", "execute")
+
+_PACKETS = ("xdp", "socket_filter", "sched_cls", "sched_act")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +52,9 @@ def execute(arguments: argparse.Namespace) -> int:
     obj = opened(arguments.object)
     check_programs(obj, [arguments.program])
     with obj.load(arguments.backend, programs=[arguments.program]) as loaded:
-        value, spent = loaded.test_run(arguments.program, data, arguments.repeat)
+        if loaded.backend == "userspace" and (arguments.hex is not None or arguments.data is not None):
+            _refuse_short_context(loaded.programs[arguments.program], data)
+        value, spent = _test_run(loaded, arguments.program, data, arguments.repeat)
         result: dict[str, Any] = {
             "program": arguments.program,
             "backend": loaded.backend,
@@ -65,9 +69,36 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(result))
         return 0
-    print(f"Return value: {value}, duration (average): {spent}ns")
+    if arguments.repeat > 1:
+        print(f"Return value: {value}, duration (average): {spent}ns")
+    else:
+        print(f"Return value: {value}, duration (one run, cold): {spent}ns; --repeat N averages N runs")
     for name, rows in result.get("maps", {}).items():
         print(f"{name}: {len(rows)} element{'s' if len(rows) != 1 else ''}")
         for line in lines(rows):
             print(f"  {line}")
     return 0
+
+
+def _refuse_short_context(program: Any, data: bytes) -> None:
+    """Refuse a context that ends before what the program reads, as the kernel refuses a packet without a header."""
+    needed = program.verdict.context_size
+    if program.linked.type not in _PACKETS and len(data) < needed:
+        raise BadSpec(
+            f"a context of {len(data)} bytes: program {program.linked.name} reads bytes up to {needed}",
+            f"give at least {needed} bytes, or leave --hex and --data away for zeros",
+        )
+
+
+def _test_run(loaded: Any, program: str, data: bytes, repeat: int) -> tuple[int, int]:
+    try:
+        value, spent = loaded.test_run(program, data, repeat)
+    except MissingCapability as error:
+        if loaded.backend != "kernel" or "not supported" not in error.message:
+            raise
+        raise MissingCapability(
+            error.message,
+            "the kernel test-runs network programs, raw tracepoints, fentry and fexit, syscall and struct_ops, not "
+            "kprobes, uprobes, tracepoints and perf events: run those with --backend userspace",
+        ) from error
+    return value, spent

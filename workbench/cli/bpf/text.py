@@ -1,12 +1,16 @@
-"""How the sub-verbs print for people: columns that line up, values without the quotes of Python."""
+"""How the sub-verbs print for people: columns that line up, values without the quotes of Python, what takes long."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ("columns", "named", "process", "shown")
+__all__ = ("columns", "named", "process", "shown", "under_way")
 
 
 def columns(rows: Sequence[Sequence[str]], *, right: str = "") -> list[str]:
@@ -45,3 +49,29 @@ def process(pid: int) -> dict[str, Any]:
 def named(who: dict[str, Any]) -> str:
     """That process for a reader."""
     return f"{who['comm'] or 'gone'}({who['pid']})"
+
+
+@contextlib.contextmanager
+def under_way(text: str, after: float = 2.0) -> Iterator[None]:
+    """Say on a terminal, from `after` seconds on, what is still being done and for how long."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    done, began = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        said = False
+        wait = after
+        while not done.wait(wait):
+            said, wait = True, 0.5
+            print(f"\r\033[K{text} ... {time.monotonic() - began:.0f} s", end="", file=sys.stderr, flush=True)
+        if said:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
