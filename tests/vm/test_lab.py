@@ -56,7 +56,7 @@ def test_files_go_in_and_come_out(vm: Vm, tmp_path: Path) -> None:
 
 
 def test_the_workbench_itself_works_in_the_guest(vm: Vm) -> None:
-    rows = ["native core", "ring buffer", "uprobe"]
+    rows = ["native core", "ring buffer", "uprobe", "userspace probe"]
     result = vm.run(["workbench", "doctor", "--json", *rows], limit=LONG, check=True)
     assert {row["name"]: row["ok"] for row in json.loads(result.text)} == dict.fromkeys(
         rows, True

@@ -60,7 +60,7 @@ class Entered:
             raise
         self._filtered = filtered
         self.links: list[Link] = []
-        self.stopped: list[float] = []
+        self.stopped = self.memory.stopped
         self.room = Room(self.memory, space, self.lock, self._grow)
         if left is not None:
             self.room.adopt(left)

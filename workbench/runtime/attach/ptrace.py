@@ -16,6 +16,7 @@ from workbench.errors import MissingCapability, TargetGone
 __all__ = (
     "CONT",
     "DETACH",
+    "POKE",
     "REGISTERS",
     "SYSCALL",
     "Registers",
@@ -29,7 +30,7 @@ __all__ = (
     "set_registers",
 )
 
-CONT, DETACH, SYSCALL = 7, 17, 24
+POKE, CONT, DETACH, SYSCALL = 5, 7, 17, 24
 _GETREGS, _SETREGS = 12, 13
 _SEIZE, _INTERRUPT = 0x4206, 0x4207
 _GETSIGMASK, _SETSIGMASK = 0x420A, 0x420B

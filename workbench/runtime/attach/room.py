@@ -1,7 +1,7 @@
 """Our memory in the target: the agent, arenas near the probed code, and everything that is written into them.
 
 Writes are collected and done together, neighbours in one go. What is written is fresh memory that no thread uses yet,
-so nothing here needs the process to be held; only mapping more of it does.
+so nothing here needs the process to be held; only mapping more of it does (on some kernels writing code too: `forced`).
 """
 
 from __future__ import annotations
@@ -275,17 +275,15 @@ class Room:
 
     def flush(self) -> None:
         """Write what is pending, neighbours in one go (what lies between them is alignment)."""
-        run, start = bytearray(), 0
+        runs: list[tuple[int, bytearray]] = []
         for address, data in sorted(self._pending):
+            start, run = runs[-1] if runs else (0, bytearray())
             gap = address - (start + len(run))
-            if run and 0 <= gap < 64:
+            if runs and 0 <= gap < 64:
                 run += bytes(gap) + data
-                continue
-            if run:
-                self.memory.write(start, bytes(run))
-            run, start = bytearray(data), address
-        if run:
-            self.memory.write(start, bytes(run))
+            else:
+                runs.append((address, bytearray(data)))
+        self.memory.write_all((start, bytes(run)) for start, run in runs)
         self._pending.clear()
 
     def add_trampoline(self, place: Place) -> None:
