@@ -148,6 +148,12 @@ def refuse_kernel_only(program: str, kind: str) -> None:
     )
 
 
+_ALL_OR_NONE = (
+    "; it was one of many places and nothing is attached: `loaded.attach_uprobes(program, path, offsets, refused={})` "
+    "attaches the others and says which were left out, and so does the collector (`uprobe:PATTERN`)"
+)
+
+
 def _functions(
     loaded: Any,
     program: str,
@@ -164,16 +170,23 @@ def _functions(
     files: dict[str, list[int]] = {}
     for place in resolve_function(modules, target):
         files.setdefault(place.path, []).append(place.file_offset)
-    links = []
+    links: list[Any] = []
     more = {"replace": True} if replace else {}
     for path, offsets in files.items():
         if multi or loaded.backend == "userspace":
-            links.append(
-                loaded.attach_uprobes(
-                    program, path, offsets, cookies=np.full(len(offsets), cookie, np.uint64),
-                    pid=pid, on_return=on_return, **more,
-                )
-            )  # fmt: skip
+            try:
+                links.append(
+                    loaded.attach_uprobes(
+                        program, path, offsets, cookies=np.full(len(offsets), cookie, np.uint64),
+                        pid=pid, on_return=on_return, **more,
+                    )
+                )  # fmt: skip
+            except MissingCapability as error:
+                if loaded.backend == "userspace" and sum(map(len, files.values())) > 1:
+                    for link in links:
+                        link.close()
+                    error.hint += _ALL_OR_NONE
+                raise
         else:
             links += [
                 loaded.attach_uprobe_event(

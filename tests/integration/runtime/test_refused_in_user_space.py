@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import random
 import shutil
 import struct
@@ -17,6 +18,8 @@ import pytest
 from probed_programs import Running, build, running
 
 import workbench as wb
+from workbench.collectors import modules as collectors_modules
+from workbench.collectors.resolve import resolve_function
 from workbench.errors import WorkbenchError
 from workbench.objects.model import BpfObject
 from workbench.runtime.attach.memory import Memory
@@ -44,6 +47,20 @@ PROBE = """
 __u64 hits;
 SEC("uprobe") int called(void *ctx) { __sync_fetch_and_add(&hits, 1); return 0; }
 char LICENSE[] SEC("license") = "GPL";
+"""
+LOOPED = r"""
+#include <stdio.h>
+__asm__(".text\n.globl each_loop\n.type each_loop, @function\n"  /* a branch leads to its byte 2 */
+	"each_loop: xorl %eax, %eax\n1: incl %eax\ncmpl $3, %eax\njne 1b\nret\n.size each_loop, .-each_loop\n");
+long each_loop(void);
+__attribute__((noipa)) long each_plain(long a) { return a * 7 + 1; }
+int main(void)
+{
+	char line[64];
+	setvbuf(stdout, 0, _IONBF, 0);
+	puts("ready");
+	while (fgets(line, sizeof line, stdin)) printf("%ld\n", each_plain(5) + each_loop());
+}
 """
 FILTERED = """
 import ctypes, sys
@@ -165,6 +182,26 @@ def test_a_32_bit_target(obj: BpfObject, tmp_path: Path) -> None:
         assert target.alive
     finally:
         started.__exit__(None, None, None)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the function is written for x86-64")
+def test_a_pattern_with_a_function_that_takes_no_jump(obj: BpfObject, tmp_path: Path) -> None:
+    path = build(tmp_path, "looped", LOOPED)
+    with ready(path) as target, obj.load("userspace", pid=target.pid) as loaded:
+        with pytest.raises(WorkbenchError, match="each_loop") as caught:
+            loaded.attach("called", "looped:each_*")
+        assert "refused={}" in caught.value.hint and "uprobe:PATTERN" in caught.value.hint
+        with pytest.raises(WorkbenchError, match="each_loop") as caught:
+            loaded.attach("called", "looped:each_loop")
+        assert "refused={}" not in caught.value.hint, "it was the only one"
+        places = resolve_function(collectors_modules.Modules(target.pid), "looped:each_*")
+        reasons: dict[int, str] = {}
+        link = loaded.attach_uprobes(
+            "called", str(path), [one.file_offset for one in places], refused=reasons
+        )
+        (index,) = reasons
+        assert "each_loop" in reasons[index] and len(places) == 2
+        assert target.ask() == ["39"] and link.hits == 1
 
 
 @pytest.mark.skipif(
