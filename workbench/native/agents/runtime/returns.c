@@ -13,6 +13,7 @@
 #include "table.h"
 
 #define UNWOUND (64u << 20)
+#define UNFINISHED 1 /* the place of a frame that is being written: no stack has it */
 
 /* What lies at a place of this process that may be unmapped. */
 static bool read_word(uint64_t place, uint64_t *word) {
@@ -33,7 +34,8 @@ static void prune(struct wb_task *task) {
                 later = true;
                 word = task->frames[k].address; /* a tail call took our address for its return address */
             }
-        bool live = (later || read_word(frame->place, &word)) && word == frame->back;
+        bool live = frame->place == UNFINISHED ||
+                    ((later || read_word(frame->place, &word)) && word == frame->back);
         if (live)
             task->frames[kept++] = *frame;
     }
@@ -56,9 +58,18 @@ bool wb_push_return(
             return false;
         }
     }
-    task->frames[task->depth] = (struct wb_frame){image->sp, *(uint64_t *)image->sp, chain, site->back};
+    /* A signal handler that comes in here probes as well, and uses the frame at `depth`: this one is taken first, and has
+     * its place last. */
+    struct wb_frame *frame = &task->frames[task->depth];
+    frame->place = UNFINISHED;
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     task->depth++;
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    frame->address = *(uint64_t *)image->sp;
+    frame->chain = chain;
+    frame->back = site->back;
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    WB_STORE(&frame->place, image->sp);
     return true;
 }
 
