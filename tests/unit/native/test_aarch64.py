@@ -15,7 +15,7 @@ import pytest
 from call_frames import real_sections
 from ring_model import DTYPE, FakeRing, fill
 
-from workbench.native.build import FLAGS, HERE, compiler, sources
+from workbench.native.build import FLAGS, HERE, LIBRARY, compiler, sources
 
 pytestmark = pytest.mark.needs("aarch64 programs", "C compiler")
 
@@ -151,7 +151,7 @@ def test_hash_maps_do_what_they_do_here(kind: int, there: Path, here: Path) -> N
 def test_headers_and_positions_are_read_and_written_in_order(tmp_path: Path) -> None:
     """An emulator on a strongly ordered processor cannot show a missing barrier; the instructions do."""
     core = tmp_path / "core.so"
-    subprocess.run([CROSS, *FLAGS, *map(str, sources()), "-o", str(core), "-lpthread"], check=True)
+    subprocess.run([CROSS, *FLAGS, *LIBRARY, *map(str, sources()), "-o", str(core), "-lpthread"], check=True)
     command = ["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", str(core)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     functions = dict(re.findall(r"^[0-9a-f]+ <(wb_\w+)>:\n(.*?)(?:^$|\Z)", text, re.M | re.S))
@@ -168,4 +168,4 @@ def test_headers_and_positions_are_read_and_written_in_order(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("source", sorted(HERE.glob("agents/*.c")), ids=lambda path: path.stem)
 def test_agents_compile(source: Path, tmp_path: Path) -> None:
-    subprocess.run([CROSS, *FLAGS, str(source), "-o", str(tmp_path / "agent.so")], check=True)
+    subprocess.run([CROSS, *FLAGS, *LIBRARY, str(source), "-o", str(tmp_path / "agent.so")], check=True)
