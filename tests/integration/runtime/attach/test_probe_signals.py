@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -51,6 +50,5 @@ def test_handlers_return_from_probed_functions_as_well(tmp_path: Path) -> None:
                     Request(counting(words + 16), "outer"),
                 ]
             )
-            began = time.monotonic()
-            assert program.ask("go") == ["0", "20000"], f"after {time.monotonic() - began:.1f} s"
+            assert program.ask("g") == ["0", "20000"]
             assert links[0].hits + links[0].missed >= 20000
