@@ -69,7 +69,7 @@ struct cpu {
 	uint64_t work_since, slice_end, generation;
 	int32_t task; /* that runs or is about to */
 	int32_t held; /* the payer that was stopped here: its CPU stays its own while it pays */
-	int32_t stop_pending, reserved;
+	int32_t stop_pending;
 };
 
 struct event {
@@ -87,9 +87,9 @@ struct wb_sim {
 	struct schedcoz_experiment experiment;
 	struct wb_sim_output out;
 	const struct wb_sim_op *ops;
-	uint64_t op_count, sequence, noise, min_vtime, pay_generation;
+	uint64_t sequence, noise, min_vtime, pay_generation;
 	struct task *tasks;
-	uint32_t task_count, task_room, objects_count;
+	uint32_t task_count, task_room;
 	struct cpu *cpus;
 	struct object *objects;
 	struct event *heap;
@@ -810,7 +810,6 @@ WB_EXPORT struct wb_sim *wb_sim_new(const struct wb_sim_config *config, const st
 		return NULL;
 	sim->config = *config;
 	sim->ops = ops;
-	sim->op_count = op_count;
 	sim->task_room = task_room;
 	sim->region = NONE;
 	sim->experiment.period = 1000000;

@@ -138,7 +138,6 @@ class SchedCoz:
             )
         self.parameters = given = parameters or Parameters()
         self._points = len(points)
-        self._stack = ExitStack()
         constants = {
             "slice_ns": given.slice,
             "preempt_ns": given.preempt,
@@ -146,8 +145,8 @@ class SchedCoz:
             "interrupt_mask": interrupt_mask(),
             "cpu_count": os.cpu_count() or 1,
         }
-        with self._stack:
-            self.scheduler = self._stack.enter_context(Scheduler(obj, constants=constants))
+        with ExitStack() as stack:
+            self.scheduler = stack.enter_context(Scheduler(obj, constants=constants))
             loaded = self.loaded = self.scheduler.loaded
             loaded.attach("waking")
             by_path: dict[str, list[tuple[int, int, int]]] = {}
@@ -166,7 +165,7 @@ class SchedCoz:
                 event = perf.open_event(attributes, cpu=cpu)
                 loaded.attach_perf_event("sample", event)
                 perf.enable(event)
-            self._keep = self._stack.pop_all()
+            self._keep = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self

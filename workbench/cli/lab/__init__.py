@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from importlib import import_module
+
+from workbench.cli import subverbs
 
 __all__ = ("SUBVERBS", "configure", "execute", "say")
 
@@ -23,16 +24,12 @@ SUBVERBS = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the sub-verbs."""
-    verbs = parser.add_subparsers(dest="subverb", metavar="SUBVERB", required=True)
-    for name, text in SUBVERBS.items():
-        sub = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        import_module(f"workbench.cli.lab.{name}").configure(sub)
+    subverbs.add(parser, __name__, SUBVERBS)
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Run the sub-verb."""
-    status: int = import_module(f"workbench.cli.lab.{arguments.subverb}").execute(arguments)
-    return status
+    return subverbs.execute(__name__, arguments)
 
 
 def say(text: str) -> None:
