@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ("PIECES", "Measured", "Parameters", "SchedCoz", "interrupt_mask")
 
 PIECES = 8
-"""Pieces of code that a region may have in a process: MAX_PIECES of bpf/schedcoz.bpf.c."""
+"""Pieces of code that a region may have in a process: MAX_PIECES of bpf/schedcoz_observe.h."""
 
 _INT, _VARIABLE = 1, 14  # kinds of BTF
 #: Bits of the preemption count outside a task's own context, by the size of the variable in the kernel's BTF: softirq,

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What the parts of SchedCoz share: the experiment, the state of tasks and CPUs, counters, and what each part asks of
+ * them. The rules are in schedcoz_rules.h.
+ */
+#ifndef SCHEDCOZ_STATE_H
+#define SCHEDCOZ_STATE_H
+
+#include "scheduler.h"
+
+#include "schedcoz_rules.h"
+
+#define MAX_CPUS 256
+#define MAX_POINTS 16
+#define READY 0x5c0001ULL
+#define PAY 0x5c0002ULL
+#define OTHERS 0x5c0003ULL
+#define SCX_TASK_QUEUED 1
+#define TIMER_MIN 10000ULL
+
+/* Longest time on a CPU while others wait, nanoseconds of service. */
+const volatile u64 slice_ns = 3000000;
+/* A task that wakes takes the CPU of one that is further ahead in service than this; 0: never. */
+const volatile u64 preempt_ns = 1000000;
+/* 0: the scope is the SCHED_EXT policy. Else the id of a cgroup. */
+const volatile u64 scope_cgroup = 0;
+const volatile u32 cpu_count = 1;
+
+struct schedcoz_experiment experiment;
+u64 global_clock;
+
+struct counters {
+	u64 samples, hits, weighted, payments, paid, released, merges, kicks, woken, timer_wakes, held, refused, started;
+};
+struct counters counters;
+
+struct progress_point {
+	u64 count, first, last, first_time, last_time;
+};
+struct progress_point points[MAX_POINTS];
+
+struct task_state {
+	struct schedcoz_task clock;
+	u64 slice_left; /* service until the slice ends */
+	u64 ran_at;
+	u64 charged; /* since ran_at */
+	u32 paying;  /* 1 while in PAY: who clears it releases the task */
+	u32 stopped_on; /* CPU + 1 that it was stopped on while runnable; 0 after a sleep */
+	u32 holds;	/* CPU + 1 that it keeps while it pays */
+	u32 reserved;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct task_state);
+} tasks SEC(".maps");
+
+struct cpu_state {
+	struct schedcoz_cpu clock;
+	u64 vtime; /* service of the task that runs here, when it began to */
+	u64 ran_at;
+	u32 held; /* payers that keep this CPU */
+	u32 turn; /* whose turn it is where tasks in and out of scope share it */
+};
+struct cpu_state cpus[MAX_CPUS];
+u64 vtime_now;
+
+struct pay_timer {
+	struct bpf_timer timer;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct pay_timer);
+} timers SEC(".maps");
+
+#define COUNT(name_) __sync_fetch_and_add(&counters.name_, 1)
+
+static __always_inline struct task_state *state_of(struct task_struct *p)
+{
+	return bpf_task_storage_get(&tasks, p, 0, 0);
+}
+
+static __always_inline struct cpu_state *cpu_of(u32 cpu)
+{
+	return &cpus[cpu & (MAX_CPUS - 1)];
+}
+
+static __always_inline void raise_global(u64 local)
+{
+	u64 seen = global_clock;
+
+	for (int tries = 0; tries < 8 && local > seen; tries++) {
+		u64 before = __sync_val_compare_and_swap(&global_clock, seen, local);
+
+		if (before == seen)
+			break;
+		seen = before;
+	}
+}
+
+/* Tasks that the core must be free to run are never withheld: stopping one that exits would lock it up, one that may not
+ * migrate may hold what others need. The current task always counts as such inside a BPF program.
+ */
+static __always_inline bool may_wait(const struct task_struct *p)
+{
+	return !(p->flags & (PF_EXITING | PF_KTHREAD)) &&
+	       p->migration_disabled <= ((u64)p == bpf_get_current_task());
+}
+
+static __always_inline bool owes(struct task_struct *p, struct task_state *state)
+{
+	return may_wait(p) && schedcoz_owes(&state->clock, &experiment, global_clock);
+}
+
+static __always_inline u64 cpu_due(const struct cpu_state *cpu, u64 now)
+{
+	u64 debt = schedcoz_cpu_debt(&cpu->clock, &experiment, global_clock, now);
+
+	return debt > experiment.min_debt ? debt : 0;
+}
+
+static __always_inline void arm(u64 delay)
+{
+	u32 zero = 0;
+	struct pay_timer *timer = bpf_map_lookup_elem(&timers, &zero);
+
+	if (timer)
+		bpf_timer_start(&timer->timer, delay > TIMER_MIN ? delay : TIMER_MIN, 0);
+}
+
+#endif
