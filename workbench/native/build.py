@@ -32,8 +32,10 @@ FREESTANDING = (
     "-mgeneral-regs-only",
     "-Wl,-s,-Bsymbolic,-z,defs,-z,norelro,-z,separate-code,--hash-style=sysv,--build-id=none",
 )
-# Workloads run in guests whatever their C library: static.
+# Workloads run in guests whatever their C library: static. Into the one for Coz a library is preloaded, which reads no
+# newer DWARF (version 0.2).
 PROGRAM = ("-static",)
+PROGRAMS = {"causal_shapes_coz": ("-no-pie", "-gdwarf-3", "-gstrict-dwarf")}
 RUNTIME_AGENT_MACHINES = ("x86_64",)
 
 
@@ -73,11 +75,17 @@ def build(output: Path = CORE, extra: tuple[str, ...] = (), *, force: bool = Fal
     made = _compile(output, sources(), headers, (*LIBRARY, *extra), force)
     if output == CORE:
         for source in sorted(HERE.glob("agents/*.c")):
-            made |= _compile(source.with_suffix(".so"), [source], headers, (*LIBRARY, *extra), force)
+            made |= _compile(
+                source.with_suffix(".so"), [source], headers, (*LIBRARY, *extra), force
+            )
         if platform.machine() in RUNTIME_AGENT_MACHINES:
-            made |= _compile(agent("runtime"), runtime_sources(), headers, (*LIBRARY, *FREESTANDING), force)
-        for source in sorted(HERE.glob("workloads/*.c")):
-            made |= _compile(source.with_suffix(""), [source], [], PROGRAM, force)
+            made |= _compile(
+                agent("runtime"), runtime_sources(), headers, (*LIBRARY, *FREESTANDING), force
+            )
+        workloads = sorted(HERE.glob("workloads/*.c"))
+        for source in workloads:
+            flags = PROGRAMS.get(source.stem, PROGRAM)
+            made |= _compile(source.with_suffix(""), [source], workloads, flags, force)
         made |= build_bitcode(force=force)
     return made
 

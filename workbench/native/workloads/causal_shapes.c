@@ -6,7 +6,9 @@
  * KNOBS is a file of 64-bit numbers that is mapped and read anew every round: [0] turns of region_a, [1] of region_b,
  * [2] of region_c, [3] nanoseconds of a long wait, [4] of a short one. A turn is 50 dependent multiplications in
  * registers: work that takes the same time wherever it runs, which loops over memory do not (emulators, caches).
- * `progress` is passed once a round. The program runs until it is killed or its parent ends.
+ * `progress` is passed once a round. If the file can be written, the program keeps there how often, [8], and when last,
+ * [9], in ns of CLOCK_MONOTONIC: a count for which nothing has to be attached. The program runs until it is killed or
+ * its parent ends.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -22,9 +24,14 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { A, B, C, LONG_WAIT, SHORT_WAIT, KNOBS };
+enum { A, B, C, LONG_WAIT, SHORT_WAIT, KNOBS, PASSED = 8, PASSED_AT };
 
 static volatile uint64_t *knobs;
+static int counting;
+
+#ifndef ALSO_PASSED
+#define ALSO_PASSED()
+#endif
 
 #if defined(__x86_64__)
 #define TURN "imulq %0, %0\n\taddq $7, %0\n\t"
@@ -48,7 +55,14 @@ REGION(region_c)
 
 __attribute__((noinline)) void progress(void)
 {
-	__asm__ volatile("" ::: "memory");
+	struct timespec now;
+
+	ALSO_PASSED();
+	if (!counting)
+		return;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	knobs[PASSED_AT] = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+	__atomic_add_fetch(&knobs[PASSED], 1, __ATOMIC_RELEASE);
 }
 
 static pthread_barrier_t begin, end;
@@ -273,6 +287,25 @@ static void hidden(void)
 	progress();
 }
 
+static void *b_for_ever(void *unused)
+{
+	for (;;)
+		region_b(knobs[B]);
+	return unused;
+}
+
+static void prepare_apart(void)
+{
+	start(b_for_ever);
+}
+
+/* a beside b, which has nothing to do with it: what delays cost a task that waits for nobody. */
+static void apart(void)
+{
+	region_a(knobs[A]);
+	progress();
+}
+
 static const struct shape {
 	const char *name;
 	void (*prepare)(void), (*round)(void);
@@ -280,18 +313,22 @@ static const struct shape {
 	{"serial", NULL, serial}, {"join", NULL, join},		   {"timer", NULL, timer},
 	{"barrier", prepare_barrier, barrier}, {"lock", prepare_lock, locked}, {"queue", prepare_queue, queue},
 	{"pipe", prepare_pipe, ask}, {"hidden", prepare_hidden, hidden},
+	{"apart", prepare_apart, apart},
 };
 
 int main(int argc, char **argv)
 {
-	int file = argc == 3 ? open(argv[2], O_RDONLY) : -1;
+	int file = argc == 3 ? open(argv[2], O_RDWR) : -1;
 
+	counting = file >= 0;
+	if (!counting && argc == 3)
+		file = open(argv[2], O_RDONLY);
 	if (file < 0) {
 		fprintf(stderr, "usage: %s SHAPE KNOBS (a file of %d 64-bit numbers)\n", argv[0], KNOBS);
 		return 2;
 	}
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	knobs = mmap(NULL, 4096, PROT_READ, MAP_SHARED, file, 0);
+	knobs = mmap(NULL, 4096, counting ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, file, 0);
 	if (knobs == MAP_FAILED) {
 		perror(argv[2]);
 		return 1;
