@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import json
 import pkgutil
 import sys
 from importlib import import_module
+from typing import Any
 
 import workbench.bench
 from workbench.errors import BadSpec
 
 __all__ = ("benchmarks", "configure", "execute")
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "mode": {
+        "choices": ("deterministic", "parallel"),
+        "help": "how the guest runs, of benchmarks that use one",
+    },
+    "shapes": {"metavar": "NAME,...", "help": "only these shapes of the workload"},
+    "repeats": {"type": int, "help": "how often everything is measured"},
+}
+"""Options that a benchmark has if its `run` has a parameter of that name."""
 
 
 def benchmarks() -> dict[str, str]:
@@ -29,6 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     parser.add_argument("name", nargs="?", help="benchmark to run; without it, list them")
     parser.add_argument("--json", action="store_true", help="print as JSON")
+    for name, about in OPTIONS.items():
+        parser.add_argument(f"--{name}", **about)
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -48,8 +62,12 @@ def execute(arguments: argparse.Namespace) -> int:
             (f"did you mean {near[0]!r}? " if near else "") + f"benchmarks: {', '.join(known)}",
         )
     module = "import_time" if arguments.name == "import" else arguments.name.replace("-", "_")
+    run = import_module(f"workbench.bench.{module}").run
+    given = {name: value for name in OPTIONS if (value := getattr(arguments, name)) is not None}
+    if strange := [f"--{name}" for name in given if name not in inspect.signature(run).parameters]:
+        raise BadSpec(f"the benchmark {arguments.name} has no {', '.join(strange)}", "leave it out")
     if sys.stderr.isatty():
         print(f"measuring: {known[arguments.name]} ...", file=sys.stderr)
-    result = import_module(f"workbench.bench.{module}").run()
+    result = run(**given)
     print(json.dumps(result.to_json()) if arguments.json else result)
     return 0 if result.ok else 1

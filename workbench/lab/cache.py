@@ -3,6 +3,7 @@
 kernels/RELEASE/   vmlinux, config, modules, BTF and kernel.json
 images/            root-KEY.ext4, project-KEY.ext4, KEY.cpio
 programs/          Debian packages that this machine has not installed, extracted
+extras/            programs that some experiments bring along, extracted
 apt/               package lists of the archive
 work/              what is being made; emptied by the next that finds it without an owner
 chosen.json        the kernel that a guest gets by default

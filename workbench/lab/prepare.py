@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from workbench.lab.accelerator import choose, verdict
 from workbench.lab.apt import Apt, suite_of_system
 from workbench.lab.cache import Cache
 from workbench.lab.contents import PROGRAMS
+from workbench.lab.extras import fetch
 from workbench.lab.image import mke2fs, project_image, root_image
 from workbench.lab.initramfs import initramfs
 from workbench.lab.kernel import Kernel
@@ -24,7 +25,7 @@ __all__ = ("Parts", "parts", "prepare", "ready", "status")
 
 Say = Callable[[str], None]
 _FETCHED = (
-    "kernels", "images", "apt", "programs", "busybox", "programs.json", "chosen.json", "accelerators.json",
+    "kernels", "images", "apt", "programs", "extras", "busybox", "programs.json", "chosen.json", "accelerators.json",
 )  # fmt: skip
 _HINT = "`workbench lab prepare` gets what is missing (some 75 MB, once)"
 
@@ -46,6 +47,7 @@ def prepare(
     running: bool = False,
     again: bool = False,
     kvm: bool = False,
+    extras: Sequence[str] = (),
     say: Say = lambda text: None,
     cache: Cache | None = None,
 ) -> Kernel:
@@ -61,6 +63,8 @@ def prepare(
         Forget what is there first.
     kvm : bool
         Try KVM now, unless that was done; else the first parallel guest does.
+    extras : sequence of str
+        Of `workbench.lab.extras.EXTRAS`: what some experiments bring into a guest.
     say : callable
         Called with a line of text for each step.
 
@@ -88,6 +92,8 @@ def prepare(
         else:
             chosen = sources.from_archive(cache, say)
         _programs(cache, say)
+        for name in extras:
+            fetch(name, cache, say)
         cache.note("chosen.json", {"release": chosen.release})
     made = parts(cache, None, (), say)
     if kvm:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from workbench.cli.lab import say
+from workbench.lab.extras import EXTRAS
 
 __all__ = ("configure", "execute")
 
@@ -26,6 +27,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--again", action="store_true", help="forget what was prepared and begin anew"
     )
+    parser.add_argument(
+        "--with",
+        dest="extras",
+        action="append",
+        default=[],
+        choices=sorted(EXTRAS),
+        help="programs that some experiments bring into a guest: Coz, for `workbench bench causal-coz`",
+    )
     parser.add_argument("--json", action="store_true", help="print the kernel as JSON")
 
 
@@ -39,6 +48,7 @@ def execute(arguments: argparse.Namespace) -> int:
         running=arguments.running,
         again=arguments.again,
         kvm=True,
+        extras=arguments.extras,
         say=say,
     )
     if arguments.json:
