@@ -25,6 +25,8 @@ class Synthetic:
         self.selected: list[Mapping[int, Pieces]] = []
         self.random = Random(1)
 
+    why_ended = ""
+
     def select(self, places: Mapping[int, Pieces]) -> None:
         self.selected.append(places)
 
@@ -42,6 +44,8 @@ class Synthetic:
 
 class Program:
     """A target that lives for a number of waits, none of which takes time."""
+
+    pid, ended = 1, "the target ended"
 
     def __init__(self, waits: int = 10**9, interrupted: int = 0) -> None:
         self.waits, self.interrupted = waits, interrupted

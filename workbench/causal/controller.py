@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import select
 import time
 from dataclasses import dataclass
 from random import Random
@@ -12,16 +10,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from workbench.causal.plan import ENOUGH, Choice, Length, Plan, choices
 from workbench.causal.regions import Finder
-from workbench.collectors.target import descendants
-from workbench.errors import TargetGone, UnknownSymbol
+from workbench.errors import UnknownSymbol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from workbench.causal.regions import Pieces, Region
+    from workbench.causal.target import Target
     from workbench.sched.schedcoz import Measured
 
-__all__ = ("Engine", "Experiment", "Places", "State", "Target", "experiments")
+__all__ = ("Engine", "Experiment", "Places", "State", "experiments")
 
 _LATE, _LATER = (
     1.5,
@@ -31,6 +29,10 @@ _LATE, _LATER = (
 
 class Engine(Protocol):
     """What carries an experiment out; `workbench.sched.schedcoz.SchedCoz` is one."""
+
+    @property
+    def why_ended(self) -> str:
+        """Why it can carry out no more experiments; empty if it can, or says nothing."""
 
     def select(self, places: Mapping[int, Pieces]) -> None:
         """Make these pieces of code the region of each process."""
@@ -47,39 +49,6 @@ class Places(Protocol):
 
     def places(self, pids: Iterable[int], region: Region) -> dict[int, Pieces]:
         """Pieces by process."""
-
-
-class Target:
-    """A process with what it forks.
-
-    Raises
-    ------
-    TargetGone
-        There is no such process.
-    """
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        try:
-            self._descriptor = os.pidfd_open(pid)
-        except ProcessLookupError as error:
-            raise TargetGone(f"there is no process {pid}", "check the pid") from error
-
-    def close(self) -> None:
-        """Stop watching it."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def pids(self) -> list[int]:
-        """The process and its children, grandchildren ... now."""
-        return [self.pid, *sorted(descendants({self.pid}))]
-
-    def wait(self, seconds: float) -> bool:
-        """Wait this long, or until the process ends; whether it is still there."""
-        poll = select.poll()
-        poll.register(self._descriptor, select.POLLIN)
-        return not poll.poll(max(seconds, 0) * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +148,7 @@ def experiments(
         yield one
         if stop is not None:
             raise stop
-        if one.reason in (_ENDED, _LEFT):
+        if one.reason == target.ended or one.reason.startswith(_LEFT):
             return
         missing[one.region] = (
             missing.get(one.region, 0) + 1 if one.reason and not one.measured else 0
@@ -190,7 +159,6 @@ def experiments(
             return
 
 
-_ENDED = "the target ended"
 _LEFT = "the kernel took the scheduler away"
 _GIVE_UP = 3  # times in a row that a region was found in no process
 
@@ -218,9 +186,9 @@ def _one(
         except KeyboardInterrupt as interrupt:
             stop = interrupt
         measured = tuple(engine.end())
-        reason = "interrupted" if stop else "" if alive else _ENDED
+        reason = "interrupted" if stop else "" if alive else target.ended
     except UnknownSymbol as error:
-        reason = error.message if target.wait(0) else _ENDED
+        reason = error.message if target.wait(0) else target.ended
     except KeyboardInterrupt as interrupt:
         stop, reason = interrupt, "interrupted"
         with contextlib.suppress(KeyboardInterrupt):
@@ -228,6 +196,8 @@ def _one(
     duration = time.monotonic_ns() - start
     if measured and not reason:
         reason = _judge(measured, points, duration / 1e9, length.seconds)
+        if reason == _LEFT and (why := engine.why_ended):
+            reason += f": {why}"
         if all(one.valid for one in measured):
             length.learn(min(one.count for one in measured))
     return (

@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.causal.candidates import candidates
-from workbench.causal.controller import Target, experiments
+from workbench.causal.controller import experiments
 from workbench.causal.plan import Plan
 from workbench.causal.points import resolve_points
 from workbench.causal.regions import Finder, Region
 from workbench.causal.results import FRAMES, Results
+from workbench.causal.target import CgroupTarget, ProcessTarget
 from workbench.collectors.modules import Modules
 from workbench.collectors.target import HeldCommand, attach_target
-from workbench.errors import BadSpec, MissingCapability, RunFailed, TargetGone
+from workbench.errors import BadSpec, MissingCapability, RunFailed, TargetGone, UnknownSymbol
 from workbench.frames.writer import RecordingWriter
+from workbench.sched.cgroups import MadeCgroup, move, parse_scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from workbench.causal.points import Point
+    from workbench.causal.target import Target
     from workbench.frames.manifest import Status
     from workbench.frames.recording import Recording
     from workbench.sched.schedcoz import Parameters, SchedCoz
@@ -53,6 +57,7 @@ def profile(
     *,
     command: Sequence[str] = (),
     pid: int | None = None,
+    scope: str = "pid",
     output: str | Path,
     plan: Plan | None = None,
     parameters: Parameters | None = None,
@@ -74,6 +79,10 @@ def profile(
         A command to start; it is ended when the plan is done.
     pid : int, optional
         A running process, which goes on afterwards.
+    scope : str
+        ``pid``: the command or process with what it forks. ``cgroup``: the command in a cgroup made for it, with all
+        that enters it; the run goes on until that is empty. ``cgroup:DIR``: what is in this cgroup and those below, and
+        what enters them; a command is started in it, without one the run goes on until it is empty.
     output : path
         Folder of the recording. It holds the profile in Coz's format as well (`recording.file("profile.coz")`).
     plan : Plan, optional
@@ -109,25 +118,25 @@ def profile(
     from workbench.objects.model import builtin
     from workbench.sched.schedcoz import SchedCoz
 
-    if bool(command) == (pid is not None):
-        raise BadSpec(
-            "give a command or a pid", "profile(..., command=[...]) or profile(..., pid=...)"
-        )
+    folder = _checked(command, pid, scope)
     require_scheduler()
     tell = say or (lambda text: None)
     with ExitStack() as stack:
-        held = None
+        held, made = None, None
         if command:
+            if scope == "cgroup":
+                made = MadeCgroup()
+                stack.callback(made.remove)
+                stack.callback(made.end)
+                folder = made.folder
             held = _Command(HeldCommand(tuple(command), stdout=stdout))
             stack.callback(held.end)
-            root = held.held.pid
-        else:
-            assert pid is not None
-            root = pid
-            attach_target(pid)
-        target = Target(root)
+            if folder:
+                move(held.held.pid, folder)
+        target = _target(held.held.pid if held else pid, folder, until_empty=not held or bool(made))
         stack.callback(target.close)
-        points = resolve_points(Modules(root), list(progress))
+        points = _points(target, list(progress))
+        root = target.pid
         chosen = [Region(one) for one in regions]
         weights: tuple[float, ...] = ()
         if chosen:
@@ -165,7 +174,7 @@ def profile(
                     parameters,
                 )
             )
-            _take(engine, target)
+            _take(engine, target, folder)
             if held:
                 held.release()
             for done in experiments(
@@ -187,8 +196,50 @@ def profile(
         return results.finish(status, reason, seed=whole.seed, tolerance=tolerance, ended=ended)
 
 
-def _take(engine: SchedCoz, target: Target) -> None:
+def _checked(command: Sequence[str], pid: int | None, scope: str) -> Path | None:
+    """The cgroup that is the scope, if it is one that exists."""
+    kind, folder = parse_scope(scope)
+    if (bool(command) + (pid is not None) != 1 and not (folder and pid is None)) or (
+        pid is not None and kind != "pid"
+    ):
+        raise BadSpec(
+            "give a command, a pid or a cgroup",
+            "profile(..., command=[...]), profile(..., pid=...) or profile(..., scope='cgroup:DIR')",
+        )
+    return folder
+
+
+def _target(pid: int | None, folder: Path | None, *, until_empty: bool) -> Target:
+    if folder and until_empty:
+        return CgroupTarget(folder, pid)
+    assert pid is not None
+    attach_target(pid)
+    return ProcessTarget(pid, folder)
+
+
+def _points(target: Target, progress: list[str]) -> list[Point]:
+    """Progress points in the first process of the target that has them, which is where names are looked up then."""
+    missing: UnknownSymbol | None = None
+    for pid in [target.pid, *[pid for pid in target.pids() if pid != target.pid]]:
+        try:
+            points = resolve_points(Modules(pid), progress)
+        except UnknownSymbol as error:
+            missing = missing or error
+        except TargetGone:
+            if pid == target.pid and len(target.pids()) < 2:
+                raise
+        else:
+            target.pid = pid
+            return points
+    raise missing or TargetGone("the target ended before its first experiment", "does it run on?")
+
+
+def _take(engine: SchedCoz, target: Target, folder: Path | None) -> None:
     """Bring the target with all that it forked under the scheduler."""
+    if folder:
+        engine.scheduler.take_cgroup(folder)
+        if isinstance(target, CgroupTarget):
+            return
     for pid in target.pids():
         try:
             engine.take(pid)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from workbench.errors import NotPermitted
+from workbench.errors import NotPermitted, TargetGone
 from workbench.objects.compile import cache_folder
-from workbench.sched.state import SCHED_EXT, threads
+from workbench.sched.state import SCHED_EXT, members, threads
 
 __all__ = ("Borrowed", "Policies", "give_back", "give_back_left", "start_time")
 
@@ -98,17 +99,50 @@ def give_back(pids: dict[int, int], before: Policies) -> int:
     return changed
 
 
+def _inside(cgroups: list[str]) -> dict[int, int]:
+    """Processes of cgroups, with their start times."""
+    found: dict[int, int] = {}
+    for one in cgroups:
+        with contextlib.suppress(TargetGone):
+            found |= {pid: start_time(pid) for pid in members(Path(one))}
+    return found
+
+
 class Borrowed:
-    """What one controller has borrowed."""
+    """What one controller has borrowed; its methods may be called from several threads.
+
+    Attributes
+    ----------
+    pids : dict of int to int
+        Start times of the processes, by pid.
+    named : set of int
+        Those that the user named or started: they and what they fork are in scope wherever they go.
+    before : Policies
+    cgroups : list of str
+        Folders: what is in them in the end is given back, too.
+    """
 
     def __init__(self) -> None:
         self.pids: dict[int, int] = {}
+        self.cgroups: list[str] = []
+        self.named: set[int] = set()
         self.before: Policies = {}
+        self._lock = threading.RLock()
         me = os.getpid()
         self._note = _folder() / f"{me}-{start_time(me)}.json"
 
-    def take(self, pid: int) -> None:
+    def has(self, pid: int) -> bool:
+        """This process was borrowed, and not an earlier one of the same number."""
+        return self.pids.get(pid, -1) == start_time(pid)
+
+    def take(self, pid: int, *, named: bool = True) -> None:
         """Bring every thread of a process under SCHED_EXT, those that come meanwhile as well.
+
+        Parameters
+        ----------
+        pid : int
+        named : bool
+            The user asked for this process; not only for its cgroup.
 
         Raises
         ------
@@ -117,6 +151,12 @@ class Borrowed:
         TargetGone
             It has ended.
         """
+        with self._lock:
+            self._take(pid)
+            if named:
+                self.named.add(pid)
+
+    def _take(self, pid: int) -> None:
         done: Policies = {}
         start = start_time(pid)
         while new := [thread for thread in threads(pid) if thread not in done]:
@@ -136,10 +176,35 @@ class Borrowed:
                         "be its owner, or root",
                     ) from error
 
+    def follow(self, cgroup: Path) -> None:
+        """Note a cgroup whose processes are taken."""
+        with self._lock:
+            self.cgroups.append(str(cgroup))
+            self._keep({}, {})
+
+    def leave(self, pid: int) -> None:
+        """Give one process back that has left the scope; what it forked stays. One that was named is kept."""
+        with self._lock:
+            named = {one for one in self.named if self.has(one)}
+            if pid in _family(named):
+                return
+            own = self.before.get(pid, (0, 0, 0))[1:]
+            with contextlib.suppress(TargetGone):
+                for thread in threads(pid):
+                    known = self.before.pop(thread, None)
+                    policy, priority = known[1:] if known else own
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        if os.sched_getscheduler(thread) & ~_RESET_ON_FORK == SCHED_EXT:
+                            _set(thread, policy, priority)
+            self.pids.pop(pid, None)
+            self._keep({}, {})
+
     def started(self, pid: int, policy: int = 0) -> None:
         """Note a child that brought itself under SCHED_EXT before it ran its program."""
         start = start_time(pid)
-        self._keep({pid: start}, {pid: (start, policy, 0)})
+        with self._lock:
+            self.named.add(pid)
+            self._keep({pid: start}, {pid: (start, policy, 0)})
 
     def _keep(self, pids: dict[int, int], before: Policies) -> None:
         self.pids |= pids
@@ -149,13 +214,15 @@ class Borrowed:
         ):  # a full disk: only a killed controller's threads would miss it
             self._note.parent.mkdir(parents=True, exist_ok=True)
             part = self._note.with_suffix(".part")
-            part.write_text(json.dumps({"pids": self.pids, "before": self.before}))
+            content = {"pids": self.pids, "before": self.before, "cgroups": self.cgroups}
+            part.write_text(json.dumps(content))
             part.replace(self._note)
 
     def give_back(self) -> None:
         """Give everything back; safe to call twice."""
-        pids, before = self.pids, self.before
-        self.pids, self.before = {}, {}
+        with self._lock:
+            pids, before = self.pids | _inside(self.cgroups), self.before
+            self.pids, self.before, self.named, self.cgroups = {}, {}, set(), []
         give_back(pids, before)
         with contextlib.suppress(OSError):
             self._note.unlink(missing_ok=True)
@@ -176,7 +243,7 @@ def give_back_left() -> int:
             content = json.loads(note.read_text())
             before = {int(thread): tuple(one) for thread, one in content["before"].items()}
             pids = {int(one): int(begun) for one, begun in content["pids"].items()}
-            changed += give_back(pids, before)
+            changed += give_back(pids | _inside(content["cgroups"]), before)
         with contextlib.suppress(OSError):
             note.unlink(missing_ok=True)
     return changed

@@ -184,6 +184,11 @@ class SchedCoz:
             self.loaded.globals["experiment"]["active"] = 0
         self._keep.close()
 
+    @property
+    def why_ended(self) -> str:
+        """Why the kernel took the scheduler away; empty while it is in charge."""
+        return "" if self.scheduler.in_charge else str(self.scheduler.exit)
+
     def take(self, pid: int) -> None:
         """Bring a process and what it forks into the scope."""
         self.scheduler.take(pid)

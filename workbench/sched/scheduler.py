@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from workbench.errors import BadSpec, MissingCapability, RunFailed, TargetGone, WorkbenchError
+from workbench.errors import MissingCapability, RunFailed, WorkbenchError
 from workbench.sched.borrowed import Borrowed, give_back_left
+from workbench.sched.cgroups import remove_left, scope_folder
 from workbench.sched.processors import alone
-from workbench.sched.state import SCHED_EXT, State, members, read_state
+from workbench.sched.state import SCHED_EXT, State, read_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from workbench.kernel.links import Link
     from workbench.kernel.loaded import Loaded
     from workbench.objects.model import BpfObject
+    from workbench.sched.follow import Follower
 
 __all__ = ("Exit", "Scheduler")
 
@@ -97,7 +99,9 @@ class Scheduler:
         #: A scheduler that does not mind processors that come and go.
         self._hotplug = any(p.section.endswith("/cpu_online") for p in obj.programs)
         give_back_left()
+        remove_left()
         self._borrowed = Borrowed()
+        self._followed: dict[Path, Follower] = {}
         self.loaded: Loaded = load(obj, constants=constants or {})
         try:
             with alone(self._hotplug):
@@ -260,9 +264,10 @@ class Scheduler:
         self._borrowed.take(pid)
 
     def take_cgroup(self, cgroup: str | Path) -> list[int]:
-        """Bring every process of a cgroup (version 2) and of those below it under the scheduler, as `take` does.
+        """Make a cgroup (version 2) with those below it the scope: every process that is in it, as `take` does.
 
-        What they fork follows by itself; for processes that are moved in from outside, call it again.
+        What they fork follows by itself; what is moved in later is taken within about a millisecond, what is moved out
+        is given back (see `workbench.sched.follow`).
 
         Returns
         -------
@@ -278,26 +283,26 @@ class Scheduler:
         TargetGone
             There is no such cgroup.
         """
-        folder, taken = Path(cgroup), list[int]()
-        if folder.is_dir() and not (folder / "cgroup.type").exists():
-            raise BadSpec(
-                f"{folder} is not a cgroup, or the root of all, which has the kernel's own threads",
-                "give the folder of a cgroup below the root",
-            )
-        known = {os.getpid(), *self._borrowed.pids}
-        while new := [pid for pid in members(folder) if pid not in known]:
-            known.update(new)
-            for pid in new:
-                with contextlib.suppress(TargetGone):
-                    self.take(pid)
-            taken += new
-        return taken
+        from workbench.sched.follow import Follower
 
-    def start(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-        """Start a program that is under the scheduler from its first instruction; `options` are those of Popen."""
+        folder = scope_folder(cgroup)
+        if folder in self._followed:
+            return []
+        follower = self._followed[folder] = Follower(folder, self._borrowed)
+        return follower.taken
+
+    def start(
+        self, command: Sequence[str], *, cgroup: Path | None = None, **options: Any
+    ) -> subprocess.Popen[Any]:
+        """Start a program that is under the scheduler from its first instruction; `options` are those of Popen.
+
+        `cgroup`: a folder that it is in from its first instruction, too.
+        """
 
         def enter() -> None:
             os.sched_setscheduler(0, SCHED_EXT, os.sched_param(0))
+            if cgroup is not None:
+                (cgroup / "cgroup.procs").write_text("0")
 
         process = subprocess.Popen(command, preexec_fn=enter, **options)
         self._borrowed.started(process.pid, os.sched_getscheduler(0))
@@ -311,6 +316,9 @@ class Scheduler:
         RunFailed
             The kernel has not switched it off within ten seconds.
         """
+        followed, self._followed = self._followed, {}
+        for follower in followed.values():
+            follower.close()
         self._borrowed.give_back()
         if not self._link.attached:
             return

@@ -12,9 +12,10 @@ import pytest
 from causal_engines import Known, Program, Synthetic
 
 from workbench.causal import controller
-from workbench.causal.controller import Experiment, Target
+from workbench.causal.controller import Experiment
 from workbench.causal.plan import Plan
 from workbench.causal.regions import Region
+from workbench.causal.target import ProcessTarget
 from workbench.errors import TargetGone
 
 PLAN = Plan((Region("a"),), speedups=(0.0, 0.5), rounds=3)
@@ -98,7 +99,7 @@ def test_time_that_is_over_ends_experiments(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_target_is_waited_for_until_it_ends() -> None:
     child = subprocess.Popen(["sleep", "60"])
-    target = Target(child.pid)
+    target = ProcessTarget(child.pid)
     try:
         assert target.pids() == [child.pid]
         assert target.wait(0.01)
@@ -109,4 +110,4 @@ def test_a_target_is_waited_for_until_it_ends() -> None:
         child.kill()
         child.wait()
     with pytest.raises(TargetGone):
-        Target(child.pid)
+        ProcessTarget(child.pid)

@@ -11,10 +11,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import BadSpec
+from workbench.errors import BadSpec, NotPermitted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from workbench.sched.scheduler import Scheduler
 
@@ -46,7 +47,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--cgroup", metavar="DIR", action="append", default=[],
-        help="take the processes of this cgroup and of those below it as well; repeat",
+        help="take what is in this cgroup and those below it, and what enters them, as well; repeat",
+    )  # fmt: skip
+    parser.add_argument(
+        "--scope", default="pid", metavar="pid|cgroup[:DIR]",
+        help="pid: the command and what it forks (default); cgroup: also what enters the cgroup that is made for it; "
+        "cgroup:DIR: the command is started in this cgroup, all in it and below it is taken",
     )  # fmt: skip
     parser.add_argument(
         "--limit",
@@ -72,6 +78,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Run; the command's exit status, 128 + signal, 124 when its time was over, 1 when the scheduler ended first."""
     from workbench.cli.bpf.objects import opened
     from workbench.cli.sched import table
+    from workbench.sched.cgroups import MadeCgroup, parse_scope
     from workbench.sched.scheduler import Scheduler
     from workbench.sched.state import read_state
 
@@ -80,19 +87,30 @@ def execute(arguments: argparse.Namespace) -> int:
             "there is nothing to schedule: no command, --pid or --cgroup",
             "as in: workbench sched run example_fifo -- sleep 1",
         )
+    if arguments.scope == "cgroup" and not arguments.command:
+        raise BadSpec(
+            "--scope cgroup makes a cgroup for a command, and there is none",
+            "give its folder: --cgroup DIR",
+        )
     constants = dict(map(_constant, arguments.constant))
     read_state()  # what this machine lacks is said before anything is compiled
-    with (
-        _signals(),
-        Scheduler(opened(arguments.object), name=arguments.name, constants=constants) as scheduler,
-    ):
+    kind, folder = parse_scope(arguments.scope)
+    scheduler_object = opened(arguments.object)
+    with _signals(), contextlib.ExitStack() as stack:
+        if kind == "cgroup" and folder is None:
+            made = MadeCgroup()
+            stack.callback(made.remove)
+            folder = made.folder
+        scheduler = stack.enter_context(
+            Scheduler(scheduler_object, name=arguments.name, constants=constants)
+        )
         for pid in arguments.pid:
             scheduler.take(pid)
-        for cgroup in arguments.cgroup:
+        for cgroup in [*arguments.cgroup, *([folder] if folder else [])]:
             scheduler.take_cgroup(cgroup)
         late, status = False, 0
         if arguments.command:
-            process = _started(scheduler, arguments.command, 2 if arguments.json else None)
+            process = _started(scheduler, arguments.command, folder, 2 if arguments.json else None)
             late = _wait(process, arguments.limit)
             status = 124 if late else process.returncode
         else:
@@ -133,9 +151,15 @@ def _constant(text: str) -> tuple[str, int]:
         ) from None
 
 
-def _started(scheduler: Scheduler, command: list[str], stdout: int | None) -> subprocess.Popen[Any]:
+def _started(
+    scheduler: Scheduler, command: list[str], cgroup: Path | None, stdout: int | None
+) -> subprocess.Popen[Any]:
     try:
-        return scheduler.start(command, stdout=stdout)
+        return scheduler.start(command, cgroup=cgroup, stdout=stdout)
+    except subprocess.SubprocessError as error:
+        raise NotPermitted(
+            f"cannot start {command[0]!r} in {cgroup}", "the cgroup must take processes"
+        ) from error
     except OSError as error:
         raise BadSpec(f"cannot start {command[0]!r}: {error.strerror}") from error
 

@@ -18,15 +18,16 @@ def execute(arguments: argparse.Namespace) -> int:
     from workbench.cli.bpf.text import named
     from workbench.cli.sched import table
     from workbench.sched.borrowed import give_back_left
+    from workbench.sched.cgroups import remove_left
     from workbench.sched.state import holders, read_state
 
     state = read_state()
-    returned = give_back_left()
+    returned, removed = give_back_left(), remove_left()
     by = [{"pid": pid, "comm": name} for pid, name in holders().items()] if state.enabled else []
     if arguments.json:
         found = {
             "state": state.state, "name": state.name, "loads": state.loads, "processes": by,
-            "events": state.events, "threads_given_back": returned,
+            "events": state.events, "threads_given_back": returned, "cgroups_removed": removed,
         }  # fmt: skip
         print(json.dumps(found, indent=1))
         return 0
@@ -35,6 +36,8 @@ def execute(arguments: argparse.Namespace) -> int:
     if by:
         print(f"held by    {', '.join(map(named, by))}")
     print(f"loads      {state.loads} since boot")
+    if removed:
+        print(f"{removed} cgroups of a killed controller are removed")
     if returned:
         print(f"{returned} threads of a killed controller have their policies back")
     if state.events:
