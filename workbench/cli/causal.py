@@ -35,6 +35,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         description="Start a command, experiment on it, end it.",
     )
     _options(run)
+    run.add_argument(
+        "--scope",
+        default="pid",
+        metavar="pid|cgroup[:DIR]",
+        help="pid: the command and what it forks (default); cgroup: all that enters the cgroup that is made for it; "
+        "cgroup:DIR: the command is started in this cgroup, whose processes take part",
+    )
     guest = run.add_argument_group("in a guest, for machines without sched_ext")
     guest.add_argument("--lab", action="store_true", help="run in a guest of `workbench lab`")
     guest.add_argument(
@@ -57,10 +64,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run.epilog = "example: workbench causal run -p request_done -r parse --seconds 30 -- ./server"
     attach = verbs.add_parser(
         "attach",
-        help="experiment on a running process, which goes on afterwards",
-        description="Experiment on a running process, which goes on afterwards.",
+        help="experiment on a running process or a cgroup, which goes on afterwards",
+        description="Experiment on a running process or a cgroup, which goes on afterwards.",
     )
-    attach.add_argument("--pid", type=int, required=True, metavar="PID", help="the process")
+    who = attach.add_mutually_exclusive_group(required=True)
+    who.add_argument("--pid", type=int, metavar="PID", help="the process, with what it forks")
+    who.add_argument(
+        "--cgroup",
+        metavar="DIR",
+        help="what is in this cgroup and those below it, and what enters them",
+    )
     _options(attach)
 
 
@@ -162,6 +175,7 @@ def execute(arguments: argparse.Namespace) -> int:
                 arguments.region,
                 command=command,
                 pid=getattr(arguments, "pid", None),
+                scope=_scope(arguments),
                 output=output,
                 plan=_plan(arguments),
                 parameters=_parameters(arguments),
@@ -175,6 +189,12 @@ def execute(arguments: argparse.Namespace) -> int:
 
         Path(arguments.coz).write_bytes(recording.file("profile.coz"))
     return _print(recording, arguments.json)
+
+
+def _scope(arguments: argparse.Namespace) -> str:
+    if arguments.subverb == "run":
+        return str(arguments.scope)
+    return f"cgroup:{arguments.cgroup}" if arguments.cgroup else "pid"
 
 
 def _folder() -> str:
@@ -217,6 +237,7 @@ def _words(arguments: argparse.Namespace) -> list[str]:
     """Options of this run for the one in the guest."""
     words = [word for one in arguments.progress for word in ("-p", one)]
     words += [word for one in arguments.region for word in ("-r", one)]
+    words += ["--scope", arguments.scope]
     for name in ("seconds", "rounds", "shortest", "seed", "tolerance", "sample_period", "min_debt"):
         words += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
     return [*words, *(["--speedups", arguments.speedups] if arguments.speedups else [])]
