@@ -56,6 +56,17 @@ char LICENSE[] SEC("license") = "GPL";
 """
 
 
+SLEEPS = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+static __u64 (*const bpf_delay)(__u64) = (void *)500;
+__u64 slept;
+SEC("uprobe") int sleeps(void *ctx) { slept = bpf_delay(1000); return 0; }
+SEC("uprobe") int does_not(void *ctx) { return 0; }
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
 @pytest.fixture
 def bpf(capsys: pytest.CaptureFixture[str]) -> Output:
     return Output(capsys)
@@ -75,6 +86,15 @@ def test_check_names_the_backend_that_can_attach(bpf: Output, tmp_path: Path) ->
     at = next(i for i, line in enumerate(lines) if line.startswith("switches"))
     assert "kernel only" in lines[at]
     assert lines[at + 1].startswith("  kernel backend only: tracepoint sched:sched_switch fires in the kernel")
+
+
+def test_check_names_programs_that_no_kernel_takes(bpf: Output, tmp_path: Path) -> None:
+    source = tmp_path / "sleeps.bpf.c"
+    source.write_text(SLEEPS)
+    rows = {one["name"]: one for one in bpf.json("check", source)["programs"]}
+    assert rows["sleeps"]["accepted"] and rows["sleeps"]["attach"]["backends"] == ["userspace"]
+    assert rows["does_not"]["attach"]["backends"] == ["userspace", "kernel"]
+    assert "user space only" in bpf.of("check", source)
 
 
 def test_check_names_what_loading_would_refuse(bpf: Output, tmp_path: Path) -> None:

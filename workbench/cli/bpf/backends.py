@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ("attachable", "kernel_only", "map_rows")
 
-_BOTH, _KERNEL = ["userspace", "kernel"], ["kernel"]
+_BOTH, _KERNEL, _OWN = ["userspace", "kernel"], ["kernel"], ["userspace"]
 
 
 def attachable(program: LinkedProgram) -> dict[str, Any]:
@@ -31,7 +31,20 @@ def attachable(program: LinkedProgram) -> dict[str, Any]:
             raw_tracepoint(named)
     except MissingCapability as error:
         return kernel_only(error)
-    return {"backends": _BOTH}
+    return {"backends": _OWN if _calls_own(program.code) else _BOTH}
+
+
+def _calls_own(code: bytes) -> bool:
+    """The program calls a helper that no kernel has."""
+    from workbench.runtime.helpers.tracing import OWN
+    from workbench.runtime.isa import decode
+    from workbench.runtime.isa import opcodes as op
+
+    own = {helper.number for helper in OWN}
+    return any(
+        one.opcode == op.JMP | op.CALL and one.src == op.CALL_HELPER and one.imm in own
+        for one in decode(code)
+    )
 
 
 def kernel_only(error: WorkbenchError) -> dict[str, Any]:

@@ -79,6 +79,12 @@ def execute(arguments: argparse.Namespace) -> int:
     return 0 if all(row["accepted"] for row in rows) and not maps else 1
 
 
+def _where(backends: list[str]) -> str:
+    if len(backends) > 1:
+        return "user space or kernel"
+    return "user space only" if backends == ["userspace"] else "kernel only"
+
+
 def _print(
     name: str, rows: list[dict[str, Any]], maps: list[dict[str, Any]], as_json: bool
 ) -> None:
@@ -96,7 +102,7 @@ def _print(
                 row["name"],
                 row["section"],
                 f"{row['instructions']:,} instructions",
-                "user space or kernel" if len(row["attach"]["backends"]) > 1 else "kernel only",
+                _where(row["attach"]["backends"]),
                 _result(row),
             ]
             for row in rows

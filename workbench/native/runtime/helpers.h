@@ -79,7 +79,8 @@
     ROW(202, dynptr_write)                                                                                             \
     ROW(203, dynptr_data)                                                                                              \
     ROW(208, ktime_get_tai_ns)                                                                                         \
-    ROW(209, user_ringbuf_drain)
+    ROW(209, user_ringbuf_drain)                                                                                       \
+    ROW(500, delay) /* not the kernel's: user space alone has it */
 
 #define DECLARE(number, name)                                                                                          \
     uint64_t wb_helper_##name(struct wb_run *, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);

@@ -18,6 +18,20 @@ HELPER(jiffies64) {
     return (uint32_t)-(300 * rate) + now / 1000000000u * rate + now % 1000000000u * rate / 1000000000u;
 }
 
+/* Not a helper of the kernel: the thread sleeps for `r1` ns, a signal or DELAY_MAX, whichever is over first; ns that it
+ * really did. Bounded, so that whoever leaves the process need not wait for long and a program that asks for too much
+ * does no lasting harm. The thread counts as inside its program meanwhile. */
+#define DELAY_MAX 20000000u
+
+HELPER(delay) {
+    UNUSED(r2, r3, r4);
+    (void)r5;
+    int64_t time[2] = {0, (int64_t)(r1 < DELAY_MAX ? r1 : DELAY_MAX)};
+    uint64_t began = wb_clock(1);
+    wb_system_call(SYS_clock_nanosleep, 1, 0, (int64_t)time, 0, 0, 0);
+    return wb_clock(1) - began;
+}
+
 HELPER(get_smp_processor_id) { NO_ARGUMENTS; return wb_current_cpu(0); }
 
 HELPER(get_numa_node_id) {

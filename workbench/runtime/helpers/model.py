@@ -120,6 +120,9 @@ CGROUP: Types = frozenset(
 )
 NETWORK: Types = SKB | frozenset({"xdp", "sk_msg", "sk_reuseport", "flow_dissector", "sock_ops"})
 
+#: The last number of `enum bpf_func_id`; helpers above are user space's own.
+LAST = 211
+
 #: Names of the helpers that user space implements: the rows of workbench/native/runtime/table.c.
 #: `get_current_task(_btf)` gives the running thread as the structures of native/runtime/platform.h.
 USERSPACE: frozenset[str] = frozenset(
@@ -141,6 +144,7 @@ USERSPACE: frozenset[str] = frozenset(
     timer_init timer_set_callback timer_start timer_cancel
     spin_lock spin_unlock
     task_storage_get task_storage_delete get_current_task get_current_task_btf task_pt_regs
+    delay
     """)
 )
 
@@ -203,6 +207,8 @@ class Helper:
     @property
     def backends(self) -> tuple[str, ...]:
         """Which backends can run it: ``kernel``, ``userspace``."""
+        if self.number > LAST:
+            return ("userspace",)
         return ("kernel", "userspace") if self.userspace else ("kernel",)
 
     def allowed_in(self, program_type: str) -> bool:

@@ -1,7 +1,8 @@
 """Every helper of the kernel by number: what it takes, what it gives, who may call it, which backend has it.
 
-`HELPERS` covers the whole of `enum bpf_func_id`. Helpers that user space lacks are in it too, so that loading can say
-which backend has them; those whose prototype nobody here needs have ``arguments`` None.
+`HELPERS` covers the whole of `enum bpf_func_id`, and the helpers of user space's own (`bpf_delay`). Those that user
+space lacks are in it too, so that loading can say which backend has them; those whose prototype nobody here needs have
+``arguments`` None.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from workbench.errors import MissingCapability
 from workbench.runtime.helpers.generic import GENERIC
 from workbench.runtime.helpers.model import Argument, Helper, Result, words
 from workbench.runtime.helpers.networking import NETWORKING
-from workbench.runtime.helpers.tracing import TRACING
+from workbench.runtime.helpers.tracing import OWN, TRACING
 
 __all__ = ("BY_NAME", "HELPERS", "NAMES", "Argument", "Helper", "Result", "require")
 
@@ -62,10 +63,11 @@ NAMES: tuple[str, ...] = words(
 
 def _all() -> dict[int, Helper]:
     known = {row.number: row for row in (*GENERIC, *TRACING, *NETWORKING)}
-    return {
+    kernel = {
         number: known.get(number) or Helper(number, f"bpf_{name}", None, Result.INTEGER)
         for number, name in enumerate(NAMES, 1)
     }
+    return kernel | {row.number: row for row in OWN}
 
 
 HELPERS: dict[int, Helper] = _all()

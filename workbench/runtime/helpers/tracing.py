@@ -5,7 +5,7 @@ from __future__ import annotations
 from workbench.runtime.helpers.generic import helper
 from workbench.runtime.helpers.model import CGROUP, TRACE, Argument, Helper, Result
 
-__all__ = ("TRACING",)
+__all__ = ("OWN", "TRACING")
 
 A = Argument
 R = Result
@@ -226,3 +226,7 @@ TRACING: tuple[Helper, ...] = (
     helper(186, "get_retval", R.INTEGER, types=CGROUP | LSM),
     helper(187, "set_retval", R.INTEGER, A.ANYTHING, types=CGROUP | LSM),
 )
+
+#: Not of the kernel, whose numbers end at 211: `bpf_delay(ns)` lets the calling thread sleep, 20 ms at most, and
+#: returns the ns that it really slept.
+OWN: tuple[Helper, ...] = (helper(500, "delay", R.INTEGER, A.ANYTHING, types=TRACE),)
