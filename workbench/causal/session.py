@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.causal.backend import choose, start
 from workbench.causal.candidates import candidates
 from workbench.causal.controller import experiments
 from workbench.causal.plan import Plan
@@ -16,7 +17,7 @@ from workbench.causal.results import FRAMES, Results
 from workbench.causal.target import CgroupTarget, ProcessTarget
 from workbench.collectors.modules import Modules
 from workbench.collectors.target import HeldCommand, attach_target
-from workbench.errors import BadSpec, MissingCapability, RunFailed, TargetGone, UnknownSymbol
+from workbench.errors import BadSpec, RunFailed, TargetGone, UnknownSymbol
 from workbench.frames.writer import RecordingWriter
 from workbench.sched.cgroups import MadeCgroup, move, parse_scope
 
@@ -27,28 +28,9 @@ if TYPE_CHECKING:
     from workbench.causal.target import Target
     from workbench.frames.manifest import Status
     from workbench.frames.recording import Recording
-    from workbench.sched.schedcoz import Parameters, SchedCoz
+    from workbench.sched.schedcoz import Parameters
 
-__all__ = ("profile", "require_scheduler")
-
-
-def require_scheduler() -> None:
-    """Raise MissingCapability, with what to do, unless this machine's kernel can carry experiments out."""
-    from workbench.sched.state import read_state
-
-    try:
-        state = read_state()
-    except MissingCapability as error:
-        raise MissingCapability(
-            "causal profiling needs a kernel with sched_ext, which this one is without",
-            "add --lab to run it in a guest that has it (`workbench lab prepare` makes one ready), or boot a kernel "
-            "with CONFIG_SCHED_CLASS_EXT (Linux 6.12 or newer)",
-        ) from error
-    if state.enabled:
-        raise MissingCapability(
-            f"the scheduler {state.name or 'of somebody else'!r} is {state.state} on this machine",
-            "there can be one at a time: end it, or add --lab to run in a guest",
-        )
+__all__ = ("profile",)
 
 
 def profile(
@@ -58,6 +40,7 @@ def profile(
     command: Sequence[str] = (),
     pid: int | None = None,
     scope: str = "pid",
+    backend: str = "auto",
     output: str | Path,
     plan: Plan | None = None,
     parameters: Parameters | None = None,
@@ -83,12 +66,14 @@ def profile(
         ``pid``: the command or process with what it forks. ``cgroup``: the command in a cgroup made for it, with all
         that enters it; the run goes on until that is empty. ``cgroup:DIR``: what is in this cgroup and those below, and
         what enters them; a command is started in it, without one the run goes on until it is empty.
+    backend : {"auto", "scheduler", "userspace"}
+        See `workbench.causal.backend.choose`; ``manifest.notes["backend"]`` says which it was, and why.
     output : path
         Folder of the recording. It holds the profile in Coz's format as well (`recording.file("profile.coz")`).
     plan : Plan, optional
         Its regions are replaced by those found.
     parameters : Parameters, optional
-        How experiments are carried out.
+        How experiments are carried out; by default `workbench.causal.backend.defaults`.
     sampling : float
         Seconds in which regions are chosen.
     tolerance : float
@@ -115,12 +100,10 @@ def profile(
     RunFailed
         Nothing was measured.
     """
-    from workbench.objects.model import builtin
-    from workbench.sched.schedcoz import SchedCoz
-
     folder = _checked(command, pid, scope)
-    require_scheduler()
+    chosen_backend = choose(backend, scope)
     tell = say or (lambda text: None)
+    tell(f"backend: {chosen_backend}")
     with ExitStack() as stack:
         held, made = None, None
         if command:
@@ -167,21 +150,17 @@ def profile(
         status: Status = "complete"
         reason = ended = ""
         try:
-            engine = stack.enter_context(
-                SchedCoz(
-                    builtin("schedcoz"),
-                    [(p.path, p.offset, p.semaphore) for p in points],
-                    parameters,
-                )
-            )
-            _take(engine, target, folder)
+            writer.note(backend={"name": chosen_backend.name, "why": chosen_backend.why})
+            if held and chosen_backend.name == "userspace":
+                held.held.park()
+            engine = start(chosen_backend, stack, target, points, parameters, folder)
             if held:
                 held.release()
             for done in experiments(
                 engine, target, whole, names, progress=lambda state: tell(str(state))
             ):
                 results.add(done)
-            ended = "" if engine.scheduler.in_charge else str(engine.scheduler.exit)
+            ended = engine.why_ended
         except KeyboardInterrupt:
             status, reason = "interrupted", "interrupted by the user"
         except BaseException as error:
@@ -232,20 +211,6 @@ def _points(target: Target, progress: list[str]) -> list[Point]:
             target.pid = pid
             return points
     raise missing or TargetGone("the target ended before its first experiment", "does it run on?")
-
-
-def _take(engine: SchedCoz, target: Target, folder: Path | None) -> None:
-    """Bring the target with all that it forked under the scheduler."""
-    if folder:
-        engine.scheduler.take_cgroup(folder)
-        if isinstance(target, CgroupTarget):
-            return
-    for pid in target.pids():
-        try:
-            engine.take(pid)
-        except TargetGone:
-            if pid == target.pid:
-                raise
 
 
 class _Command:

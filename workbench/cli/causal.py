@@ -123,14 +123,23 @@ def _options(parser: argparse.ArgumentParser) -> None:
         help="the run is void if its halves are further apart at 0 %% (3)",
     )
     parser.add_argument(
-        "--sample-period", type=float, metavar="US", default=1000.0, help="of a CPU (1000)"
+        "--backend",
+        choices=("auto", "scheduler", "userspace"),
+        default="auto",
+        help="scheduler: sched_ext; userspace: the threads of one process, without it; auto: the scheduler where the "
+        "kernel has sched_ext (default)",
+    )
+    parser.add_argument(
+        "--sample-period",
+        type=float,
+        metavar="US",
+        help="of a CPU (scheduler: 1000), of a thread's CPU time (userspace: 250)",
     )
     parser.add_argument(
         "--min-debt",
         type=float,
         metavar="US",
-        default=500.0,
-        help="a task that owes less is not withheld (500); about 5 %% of the progress period",
+        help="a task that owes less is not withheld (500, userspace: 250); about 5 %% of the progress period",
     )
     parser.add_argument("-o", "--output", metavar="DIR", help="folder of the recording")
     parser.add_argument("--overwrite", action="store_true", help="replace a recording")
@@ -176,6 +185,7 @@ def execute(arguments: argparse.Namespace) -> int:
                 command=command,
                 pid=getattr(arguments, "pid", None),
                 scope=_scope(arguments),
+                backend=arguments.backend,
                 output=output,
                 plan=_plan(arguments),
                 parameters=_parameters(arguments),
@@ -225,21 +235,26 @@ def _plan(arguments: argparse.Namespace) -> Plan:
 
 
 def _parameters(arguments: argparse.Namespace) -> Parameters:
-    from workbench.sched.schedcoz import Parameters
+    from dataclasses import replace
 
-    period, debt = round(1000 * arguments.sample_period), round(1000 * arguments.min_debt)
-    if period < 10_000 or debt <= 0:
+    from workbench.causal.backend import choose, defaults
+
+    known = defaults(choose(arguments.backend, _scope(arguments)))
+    given = {"period": arguments.sample_period, "min_debt": arguments.min_debt}
+    known = replace(known, **{k: round(1000 * v) for k, v in given.items() if v is not None})
+    if known.period < 10_000 or known.min_debt <= 0:
         raise BadSpec("--sample-period is at least 10 us, --min-debt more than 0")
-    return Parameters(period=period, min_debt=debt)
+    return known
 
 
 def _words(arguments: argparse.Namespace) -> list[str]:
     """Options of this run for the one in the guest."""
     words = [word for one in arguments.progress for word in ("-p", one)]
     words += [word for one in arguments.region for word in ("-r", one)]
-    words += ["--scope", arguments.scope]
+    words += ["--scope", arguments.scope, "--backend", arguments.backend]
     for name in ("seconds", "rounds", "shortest", "seed", "tolerance", "sample_period", "min_debt"):
-        words += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+        if getattr(arguments, name) is not None:
+            words += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
     return [*words, *(["--speedups", arguments.speedups] if arguments.speedups else [])]
 
 
@@ -282,6 +297,7 @@ def _print(recording: Recording, as_json: bool) -> int:
                 {
                     "path": str(recording.path),
                     "status": recording.status,
+                    "backend": notes.get("backend", {}),
                     "gate": gate,
                     "warnings": warnings,
                     "experiments": int(recording.rows["experiments"]),
@@ -297,6 +313,8 @@ def _print(recording: Recording, as_json: bool) -> int:
             print(f"warning: {warning}")
         print(f"{'' if gate.get('ok') else 'VOID: '}{gate.get('reason', '')}")
         print(f"recording: {recording.path}")
+        if backend := notes.get("backend"):
+            print(f"backend: {backend['name']} ({backend['why']})")
     if recording.status != "complete":
         return 130 if recording.status == "interrupted" else 1
     return 0 if gate.get("ok") else VOID

@@ -136,5 +136,9 @@ def test_a_kernel_without_sched_ext_and_another_scheduler_are_said(
         profile(["libc:malloc"], command=COMMAND, output=tmp_path / "made")
     monkeypatch.undo()
     monkeypatch.setattr(state, "_SYSFS", tmp_path / "none")
-    assert main(words(tmp_path / "made", "--", *COMMAND)) == 3
-    assert "--lab" in capsys.readouterr().err
+    assert main(words(tmp_path / "made", "--backend", "scheduler", "--", *COMMAND)) == 3
+    said = capsys.readouterr().err
+    assert "--lab" in said and "--backend userspace" in said
+    assert main(words(tmp_path / "made", "--scope", "cgroup", "--", *COMMAND)) == 3
+    assert "sched_ext" in capsys.readouterr().err
+    assert main(words(tmp_path / "made", "--backend", "userspace", "--scope", "cgroup", "--", *COMMAND)) == 2
