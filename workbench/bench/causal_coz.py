@@ -34,7 +34,7 @@ __all__ = (
     "setups",
 )
 
-DESCRIPTION = "SchedCoz and Coz itself in one guest: errors against the truth, run-to-run spread, overheads (an hour)"
+DESCRIPTION = "SchedCoz and Coz itself in one guest: errors against the truth, spread, overheads (half an hour)"
 
 #: Shape, sizes of its work (see causal_shapes.c), region, which size is the region's.
 CASES: tuple[tuple[str, tuple[int, ...], str, int], ...] = (
@@ -51,7 +51,7 @@ CASES: tuple[tuple[str, tuple[int, ...], str, int], ...] = (
 #: Coz sees the threads of the process that it was loaded into. This one's region runs in another.
 OTHER_PROCESS = {"pipe"}
 #: A turn is faster where time is the host's than where it is counted in instructions.
-TURNS, WAITS = {"deterministic": 1, "parallel": 2}, {"deterministic": 1.0, "parallel": 1.5}
+TURNS, WAITS = {"deterministic": 1, "parallel": 3}, {"deterministic": 1.0, "parallel": 1.5}
 PROGRAM = "causal_shapes_coz"
 _IN_GUEST = "/tmp"
 _REPEATS = 3

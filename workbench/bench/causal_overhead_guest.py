@@ -46,7 +46,7 @@ for number in range(60000):
 _PIPELINE = "head -c 30000000 /dev/zero | tr '\\\\0' 'a' | gzip -1 | sha256sum"
 
 PROGRAMS: dict[str, tuple[tuple[str, ...], str]] = {
-    "sqlite3, 150 queries": (("sqlite3", ":memory:", ".read {folder}/work.sql"), "sqlite3_prepare_v2"),
+    "sqlite3, 40 queries": (("sqlite3", ":memory:", ".read {folder}/work.sql"), "sqlite3_prepare_v2"),
     "python3, two threads compress": (("python3", "-c", _THREADS), "libc:exit"),
     "python3, dictionaries": (("python3", "-c", _OBJECTS), "libc:exit"),
     "bash, a pipeline of four": (("bash", "-c", _PIPELINE), "libc:exit"),
@@ -86,7 +86,7 @@ class Cost:
 def measure(program: str, shapes: Sequence[Shape], repeats: int, folder: Path) -> Iterator[Cost]:
     """Every workload `repeats` times in both ways."""
     (folder / "work.sql").write_text(
-        _SQL + "".join(_QUERY.format(number % 10) for number in range(150))
+        _SQL + "".join(_QUERY.format(number % 10) for number in range(40))
     )
     random = Random(1)
     for repeat in range(repeats):

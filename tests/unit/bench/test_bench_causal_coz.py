@@ -90,7 +90,7 @@ def test_setups_follow_shapes_and_mode() -> None:
     }  # fmt: skip
     (quick,) = causal_coz.setups("deterministic", ["timer"], LINES)
     (slow,) = causal_coz.setups("parallel", ["timer"], LINES)
-    assert slow.knobs[0] == 2 * quick.knobs[0] and slow.knobs[3] == 1.5 * quick.knobs[3]
+    assert slow.knobs[0] == 3 * quick.knobs[0] and slow.knobs[3] == 1.5 * quick.knobs[3]
     assert quick.line == "causal_shapes.c:52"
     with pytest.raises(BadSpec, match="there is no shape 'timers'"):
         causal_coz.setups("deterministic", ["timers"], LINES)
