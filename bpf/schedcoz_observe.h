@@ -10,11 +10,18 @@
 #include <linux/bpf_perf_event.h>
 
 #define MAX_PIECES 8
+#define MAX_FRAMES 32
+
+/* Bits of a progress point's cookie, beside its number. */
+#define LATENCY_BEGIN 256ULL
+#define LATENCY_END 512ULL /* its number is the one after that of its begin */
 
 /* Bits of the preemption count that say "not in a task's own context"; they moved in Linux 7.3, the loader knows. */
 const volatile u32 interrupt_mask = 0x00ffff00;
-/* Frames of the user stack that are compared with the region; 0: only the instruction itself. */
+/* Callers that are looked at where the instruction is out of scope, MAX_FRAMES - 1 at most; 0: only the instruction. */
 const volatile u32 walk_frames = 0;
+/* Only tasks in scope make progress. */
+const volatile u32 only_scoped = 0;
 
 /* Addresses of the selected region in one process: of a source line, several pieces. Those that are not used are empty. */
 struct region {
@@ -27,16 +34,49 @@ struct {
 	__type(value, struct region);
 } regions SEC(".maps");
 
+/* Addresses of one process that a sample can belong to: that of its innermost frame which is there, or in the region. A
+ * process without an entry: all of them.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u32);
+	__type(value, struct region);
+} scopes SEC(".maps");
+
+/* All samples of tasks in scope by where they belong to, 0 for none of the places in scope: their number, the
+ * nanoseconds they stand for, and the number of those while nothing was sped up.
+ */
+struct location {
+	u64 address;
+	u32 tgid, reserved;
+};
+struct located {
+	u64 count, weight, plain;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct location);
+	__type(value, struct located);
+} locations SEC(".maps");
+
 extern const int __preempt_count __ksym;
 
 /* A process that is forked has the region where its parent has it; the controller knows of it only later. */
 static __always_inline void inherit_region(const struct task_struct *p)
 {
 	u32 parent = bpf_get_current_task_btf()->tgid, child = p->tgid;
-	struct region *region = child == parent ? 0 : bpf_map_lookup_elem(&regions, &parent);
+	struct region *region;
 
+	if (child == parent)
+		return;
+	region = bpf_map_lookup_elem(&regions, &parent);
 	if (region)
 		bpf_map_update_elem(&regions, &child, region, BPF_ANY);
+	region = bpf_map_lookup_elem(&scopes, &parent);
+	if (region)
+		bpf_map_update_elem(&scopes, &child, region, BPF_ANY);
 }
 
 /* R3 or R4: who wakes whom. Only a task's own context counts; an interrupt wakes on behalf of nobody. */
@@ -63,25 +103,87 @@ static __always_inline bool holds(const struct region *region, u64 address)
 	return false;
 }
 
-static __always_inline bool in_region(struct bpf_perf_event_data *ctx)
+static __always_inline bool belongs(const struct region *region, const struct region *scope, u64 address)
+{
+	return !scope || holds(scope, address) || (region && holds(region, address));
+}
+
+/* Whether the instruction before this address is a call: the encodings that compilers write on x86-64. */
+static __always_inline bool follows_call(u64 address)
+{
+	unsigned char code[6];
+
+	if (bpf_probe_read_user(code, sizeof(code), (void *)(address - sizeof(code))))
+		return false;
+	return code[1] == 0xe8 || (code[0] == 0xff && code[1] == 0x15) || (code[3] == 0xff && (code[4] & 0x38) == 0x10) ||
+	       (code[4] == 0xff && (code[5] & 0x38) == 0x10);
+}
+
+/* The address that a sample belongs to: as in Coz, the innermost frame in scope. What is called out of scope, the kernel
+ * among it, is the caller's time. 0: there is none.
+ */
+static __always_inline u64 place(struct bpf_perf_event_data *ctx, const struct region *region, const struct region *scope)
+{
+	u64 address = PT_REGS_IP(&ctx->regs), top, frames[MAX_FRAMES];
+	long size;
+	u32 i;
+
+	if ((s64)address > 0 && belongs(region, scope, address))
+		return address;
+	if (!walk_frames)
+		return 0;
+	/* A function that calls nothing mostly makes no frame: a walk along the frames would miss the one that called it. */
+	if ((s64)address > 0 && !bpf_probe_read_user(&top, sizeof(top), (void *)PT_REGS_SP(&ctx->regs)) &&
+	    belongs(region, scope, top - 1) && follows_call(top))
+		return top - 1;
+	size = bpf_get_stack(ctx, frames, sizeof(frames), BPF_F_USER_STACK);
+	bpf_for(i, 0, MAX_FRAMES) {
+		if (i > walk_frames || (i + 1) * 8 > size)
+			break;
+		/* A return address follows the call that it belongs to; the first is the instruction itself. */
+		address = frames[i & (MAX_FRAMES - 1)] - (i != 0);
+		if (belongs(region, scope, address))
+			return address;
+	}
+	return 0;
+}
+
+static __always_inline void count_location(u64 address, u32 tgid, u64 weight)
+{
+	struct location key = {.address = address, .tgid = tgid};
+	struct located *found = bpf_map_lookup_elem(&locations, &key), none = {};
+
+	if (!found) {
+		bpf_map_update_elem(&locations, &key, &none, BPF_NOEXIST);
+		found = bpf_map_lookup_elem(&locations, &key);
+	}
+	if (!found) {
+		COUNT(unplaced);
+		return;
+	}
+	__sync_fetch_and_add(&found->count, 1);
+	__sync_fetch_and_add(&found->weight, weight);
+	if (!experiment.active || !experiment.speedup)
+		__sync_fetch_and_add(&found->plain, 1);
+}
+
+/* One sample of a task in scope: where it belongs to, counted; whether that is the region. */
+static __always_inline bool observe(struct bpf_perf_event_data *ctx, u64 weight)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	struct region *region = bpf_map_lookup_elem(&regions, &tgid);
-	u64 frames[8];
-	long size;
+	struct region *region = bpf_map_lookup_elem(&regions, &tgid), *scope = bpf_map_lookup_elem(&scopes, &tgid);
+	u64 address = place(ctx, region, scope);
+	bool hit = address && region && holds(region, address);
 
-	if (!region)
-		return false;
-	if (holds(region, PT_REGS_IP(&ctx->regs)))
-		return true;
-	if (!walk_frames)
-		return false;
-	size = bpf_get_stack(ctx, frames, sizeof(frames), BPF_F_USER_STACK);
-	for (int i = 0; i < 8; i++)
-		/* A return address follows the call that it belongs to. */
-		if (i < walk_frames && (i + 1) * 8 <= size && holds(region, frames[i] - 1))
-			return true;
-	return false;
+	COUNT(samples);
+	if (weight > experiment.period)
+		__sync_fetch_and_add(&counters.lost, weight - experiment.period);
+	count_location(address, tgid, weight);
+	if (hit) {
+		COUNT(hits);
+		__sync_fetch_and_add(&counters.weighted, weight);
+	}
+	return hit;
 }
 
 /* R1, on every CPU `1e9 / experiment.period` times a second. */
@@ -97,12 +199,7 @@ int sample(struct bpf_perf_event_data *ctx)
 
 	state = bpf_task_storage_get(&tasks, p, 0, 0);
 	if (state && cpu->clock.running && (state->clock.flags & SCHEDCOZ_SCOPED)) {
-		hit = in_region(ctx);
-		COUNT(samples);
-		if (hit) {
-			COUNT(hits);
-			__sync_fetch_and_add(&counters.weighted, schedcoz_weight(&cpu->clock, &experiment, now));
-		}
+		hit = observe(ctx, schedcoz_weight(&cpu->clock, &experiment, now));
 		schedcoz_enter(&state->clock, &experiment);
 		before = state->clock.local;
 		charge = schedcoz_sample(&state->clock, &cpu->clock, &experiment, now, hit) - before;
@@ -128,15 +225,33 @@ int sample(struct bpf_perf_event_data *ctx)
 	return 0;
 }
 
-/* R7: a progress point was passed; the cookie is its number. */
+/* Of the points between which a latency lies: what is needed for how many are inside, and for how long. `left` comes last,
+ * so that a reader who finds it equal to `entered` has the sum of all.
+ */
+static __always_inline void count_latency(struct progress_point *point, const struct progress_point *begin, u64 at)
+{
+	u64 entered = __sync_fetch_and_add(&point->entered, 1) + 1;
+	s64 inside;
+
+	__sync_fetch_and_add(&point->stamps, at);
+	if (begin) {
+		inside = begin->entered - entered;
+		if (inside < point->lowest)
+			point->lowest = inside;
+	}
+	__sync_fetch_and_add(&point->left, 1);
+}
+
+/* R7: a progress point was passed; the cookie has its number. */
 SEC("uprobe.multi")
 int progress(struct pt_regs *ctx)
 {
-	u64 number = bpf_get_attach_cookie(ctx), now = bpf_ktime_get_ns(), at;
-	struct progress_point *point = &points[number & (MAX_POINTS - 1)];
+	u64 cookie = bpf_get_attach_cookie(ctx), now = bpf_ktime_get_ns(), at;
+	u32 number = cookie & (MAX_POINTS - 1);
+	struct progress_point *point = &points[number];
 	struct task_state *state = bpf_task_storage_get(&tasks, bpf_get_current_task_btf(), 0, 0);
 
-	if (!state)
+	if (!state || (only_scoped && !(state->clock.flags & SCHEDCOZ_SCOPED)))
 		return 0;
 	at = schedcoz_progress(&state->clock, &experiment, now);
 	if (!__sync_fetch_and_add(&point->count, 1)) {
@@ -145,6 +260,8 @@ int progress(struct pt_regs *ctx)
 	}
 	point->last = at;
 	point->last_time = now;
+	if (cookie & (LATENCY_BEGIN | LATENCY_END))
+		count_latency(point, cookie & LATENCY_END ? &points[(number - 1) & (MAX_POINTS - 1)] : 0, at);
 	return 0;
 }
 

@@ -28,13 +28,21 @@ const volatile u32 cpu_count = 1;
 struct schedcoz_experiment experiment;
 u64 global_clock;
 
+/* `lost`: nanoseconds that samples stand for beyond a period each; `unplaced`: samples for which `locations` had no room. */
 struct counters {
-	u64 samples, hits, weighted, payments, paid, released, merges, kicks, woken, timer_wakes, held, refused, started;
+	u64 samples, hits, weighted, payments, paid, released, merges, kicks, woken, timer_wakes, held, refused, started, lost,
+		unplaced;
 };
 struct counters counters;
 
+/* The controller clears `count` and what follows up to `last_time` when an experiment begins. The rest is of the ends of
+ * latency points, and is kept as long as the scheduler is loaded: passes begun, the sum of their clocks (modulo 2^64),
+ * passes finished, and at the end of a latency the lowest number of those inside that was seen.
+ */
 struct progress_point {
 	u64 count, first, last, first_time, last_time;
+	u64 entered, stamps, left;
+	s64 lowest;
 };
 struct progress_point points[MAX_POINTS];
 

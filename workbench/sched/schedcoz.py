@@ -11,25 +11,34 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import numpy as np
 
 from workbench.errors import BadSpec, MissingCapability
 from workbench.kernel import perf
 from workbench.kernel.bpf_syscall import btf_ids
+from workbench.sched.measured import Located, Measured, latency, step
 from workbench.sched.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
+    from typing import Any
+
+    from numpy.typing import NDArray
 
     from workbench.objects.model import BpfObject
 
-__all__ = ("PIECES", "Measured", "Parameters", "SchedCoz", "interrupt_mask")
+__all__ = ("CALLERS", "PIECES", "Located", "Measured", "Parameters", "SchedCoz", "interrupt_mask")
 
 PIECES = 8
 """Pieces of code that a region may have in a process: MAX_PIECES of bpf/schedcoz_observe.h."""
+CALLERS = 31
+"""Callers that can be looked at: MAX_FRAMES - 1 there."""
+_POINTS = 16  # MAX_POINTS of bpf/schedcoz_state.h
+_BEGIN, _END = 256, 512  # LATENCY_BEGIN and LATENCY_END of bpf/schedcoz_observe.h
+_CLEARED = ("count", "first", "last", "first_time", "last_time")
 
 _INT, _VARIABLE = 1, 14  # kinds of BTF
 #: Bits of the preemption count outside a task's own context, by the size of the variable in the kernel's BTF: softirq,
@@ -37,6 +46,8 @@ _INT, _VARIABLE = 1, 14  # kinds of BTF
 _MASKS = {4: 0x00FF_FF00, 8: 0xFF00_FF00}
 
 
+_LOCATED = ("count", "weight", "plain")
+_STAMPS = (("first", "last"), ("first_time", "last_time"))
 _COUNTED = ("samples", "hits", "weighted", "payments", "paid", "merges", "kicks")
 
 
@@ -46,7 +57,8 @@ class Parameters:
 
     `period`: ns between two samples of a CPU; `min_debt`: ns that a task may owe before it is withheld; `stop_cost`: ns
     that being stopped once costs a task; `slice`: ns of service; `preempt`: ns of service that a waking task must be
-    behind a running one to take its CPU; `frames`: callers that are compared with the region beside the instruction.
+    behind a running one to take its CPU; `frames`: callers among which the place of a sample is looked for when its
+    instruction is out of scope (`SchedCoz.limit`); `only_scoped`: only tasks under the scheduler make progress.
     """
 
     period: int = 1_000_000
@@ -55,30 +67,7 @@ class Parameters:
     slice: int = 3_000_000
     preempt: int = 1_000_000
     frames: int = 0
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What one experiment gave for one progress point.
-
-    `count` passes; `period` ns between two on the clock of the tasks that passed (R7); `real_period` ns of the machine;
-    `grown` ns that the common clock was held back; `samples` in scope and `hits` in the region; `weighted` ns that the
-    hits stand for; `payments` and `paid` ns; `valid` False when the scheduler was not in charge throughout.
-    """
-
-    count: int
-    period: float
-    real_period: float
-    grown: int
-    elapsed: int
-    samples: int
-    hits: int
-    weighted: int
-    payments: int
-    paid: int
-    merges: int
-    kicks: int
-    valid: bool
+    only_scoped: bool = False
 
 
 def interrupt_mask(kernel: bytes = b"") -> int:
@@ -105,6 +94,10 @@ def interrupt_mask(kernel: bytes = b"") -> int:
     return _MASKS[size]
 
 
+Place: TypeAlias = tuple[str, int] | tuple[str, int, int]
+"""ELF file, file offset of an instruction, and of the semaphore of a USDT mark (0: none)."""
+
+
 class SchedCoz:
     """Load SchedCoz, bring tasks under it, run experiments; a context manager.
 
@@ -114,8 +107,11 @@ class SchedCoz:
         The scheduler, `workbench.open` of the built ``schedcoz``.
     points : sequence of (path, offset) or (path, offset, semaphore)
         Progress points: ELF file and file offset of the instruction whose passing is progress, and of the semaphore of
-        a USDT mark (0: none); 16 at most.
+        a USDT mark (0: none).
     parameters : Parameters, optional
+    latencies : sequence of (begin, end)
+        Places, as those of points, at which something begins and at which it ends. A latency takes the room of two
+        points, of which there are 16.
 
     Raises
     ------
@@ -128,30 +124,40 @@ class SchedCoz:
     def __init__(
         self,
         obj: BpfObject,
-        points: Sequence[tuple[str, int] | tuple[str, int, int]],
+        points: Sequence[Place],
         parameters: Parameters | None = None,
+        latencies: Sequence[tuple[Sequence[Place], Sequence[Place]]] = (),
     ) -> None:
-        if not 0 < len(points) <= 16:
+        if not 0 < len(points) + 2 * len(latencies) <= _POINTS:
             raise BadSpec(
-                f"{len(points)} progress points",
-                "give one to sixteen: what counts as a unit of work done",
+                f"{len(points)} progress points and {len(latencies)} latencies",
+                "give one to sixteen points, of which a latency takes two: what counts as a unit of work done",
             )
         self.parameters = given = parameters or Parameters()
-        self._points = len(points)
+        if not 0 <= given.frames <= CALLERS:
+            raise BadSpec(f"{given.frames} callers", f"0 to {CALLERS} can be looked at")
+        self._points, self._latencies = len(points), len(latencies)
+        placed = [(place, number) for number, place in enumerate(points)]
+        for number, (begin, end) in enumerate(latencies):
+            first = len(points) + 2 * number
+            placed += [(place, first | _BEGIN) for place in begin]
+            placed += [(place, (first + 1) | _END) for place in end]
         constants = {
             "slice_ns": given.slice,
             "preempt_ns": given.preempt,
             "walk_frames": given.frames,
             "interrupt_mask": interrupt_mask(),
             "cpu_count": os.cpu_count() or 1,
+            "only_scoped": int(given.only_scoped),
         }
         with ExitStack() as stack:
             self.scheduler = stack.enter_context(Scheduler(obj, constants=constants))
             loaded = self.loaded = self.scheduler.loaded
+            loaded.globals["experiment"]["period"] = given.period
             loaded.attach("waking")
             by_path: dict[str, list[tuple[int, int, int]]] = {}
-            for number, (path, offset, *semaphore) in enumerate(points):
-                place = (offset, number, semaphore[0] if semaphore else 0)
+            for (path, offset, *semaphore), cookie in placed:
+                place = (offset, cookie, semaphore[0] if semaphore else 0)
                 by_path.setdefault(path, []).append(place)
             for path, places in by_path.items():
                 offsets, cookies, semaphores = zip(*places, strict=True)
@@ -201,18 +207,40 @@ class SchedCoz:
         BadSpec
             There are more than eight pieces in a process.
         """
-        regions = self.loaded.maps["regions"]
-        for pid in list(regions):
+        self._write("regions", places)
+
+    def limit(self, places: Mapping[int, Sequence[tuple[int, int]]]) -> None:
+        """A sample of these processes belongs to its innermost frame in these pieces [low, high), or in the region.
+
+        Of a process that is not named, and until this is called, it belongs to its instruction.
+
+        Raises
+        ------
+        BadSpec
+            There are more than eight pieces in a process.
+        """
+        self._write("scopes", places)
+
+    def _write(self, name: str, places: Mapping[int, Sequence[tuple[int, int]]]) -> None:
+        known = self.loaded.maps[name]
+        for pid in list(known):
             if int(pid) not in places:
-                del regions[pid]
+                del known[pid]
         for pid, pieces in places.items():
             if len(pieces) > PIECES:
                 raise BadSpec(
                     f"a region of {len(pieces)} pieces in process {pid}", f"{PIECES} at most"
                 )
             ends = np.zeros((2, PIECES), np.uint64)
-            ends[:, : len(pieces)] = np.array(pieces, np.uint64).T
-            regions[pid] = (ends[0], ends[1])
+            ends[:, : len(pieces)] = np.array(pieces, np.uint64).reshape(-1, 2).T
+            known[pid] = (ends[0], ends[1])
+
+    def locations(self) -> list[Located]:
+        """Where the samples of tasks in scope were, since the scheduler was loaded."""
+        return [
+            Located(int(key["tgid"]), int(key["address"]), *(int(value[name]) for name in _LOCATED))
+            for key, value in self.loaded.maps["locations"].items()
+        ]
 
     def begin(self, speedup: float, *, without: int = 0) -> None:
         """Start an experiment in the selected region; `speedup` is a fraction, 0 measures the base line."""
@@ -222,7 +250,9 @@ class SchedCoz:
         counters = self.loaded.globals["counters"]
         for field in counters.dtype.names or ():
             counters[field] = 0
-        points[:] = np.zeros_like(points)
+        for field in _CLEARED:
+            points[field] = 0
+        self._before = self._settled()
         experiment["base"] = self.loaded.globals["global_clock"][()]
         experiment["period"], experiment["min_debt"] = given.period, given.min_debt
         experiment["stop_cost"], experiment["without"] = given.stop_cost, without
@@ -238,29 +268,38 @@ class SchedCoz:
     def end(self) -> list[Measured]:
         """End the experiment; what it gave, by progress point."""
         experiment = self.loaded.globals["experiment"]
-        points = self.loaded.globals["points"][: self._points].copy()
+        points = self._settled()
+        now = time.monotonic_ns()
         grown = int(self.loaded.globals["global_clock"][()]) - int(experiment["base"])
-        elapsed = time.monotonic_ns() - self._begun
+        elapsed = now - self._begun
         counters = self.loaded.globals["counters"].copy()
         experiment["active"] = 0
         valid = self.scheduler.in_charge
+        counted = {field: int(counters[field]) for field in _COUNTED}
+        counted["lost"] = round(int(counters["lost"]) / int(experiment["period"]))
+        whole: dict[str, Any] = {"grown": grown, "elapsed": elapsed, "valid": valid, **counted}
         found = []
-        for point in points:
-            count = int(point["count"])
-            steps = count - 1
-            virtual = int(point["last"]) - int(point["first"])
-            real = int(point["last_time"]) - int(point["first_time"])
-            counted = {field: int(counters[field]) for field in _COUNTED}
-            periods = [span / steps if steps > 0 else float("nan") for span in (virtual, real)]
+        for point in points[: self._points]:
+            periods = [step(point, first, last) for first, last in _STAMPS]
             found.append(
                 Measured(
-                    count=count,
-                    period=periods[0],
-                    real_period=periods[1],
-                    grown=grown,
-                    elapsed=elapsed,
-                    valid=valid,
-                    **counted,
+                    count=int(point["count"]), period=periods[0], real_period=periods[1], **whole
                 )
             )
+        base = int(experiment["base"])
+        window = (self._begun - base, now - base - grown)
+        for number in range(self._points, self._points + 2 * self._latencies, 2):
+            pair = slice(number, number + 2)
+            found.append(latency(self._before[pair], points[pair], window, whole))
         return found
+
+    def _settled(self) -> NDArray[Any]:
+        """A copy of the points in which no passing of a latency's end is half counted, if that can be had."""
+        points = self.loaded.globals["points"]
+        count = self._points + 2 * self._latencies
+        for _ in range(100):
+            copy: NDArray[Any] = points[:count].copy()
+            if (copy["entered"] == copy["left"]).all():
+                break
+            time.sleep(0.0001)
+        return copy
