@@ -23,6 +23,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "shapes": {"metavar": "NAME,...", "help": "only these shapes of the workload"},
     "repeats": {"type": int, "help": "how often everything is measured"},
+    "boots": {"type": int, "help": "how many guests are booted one after the other"},
+    "cpus": {"type": int, "help": "processors of a guest"},
+    "output": {"metavar": "FILE", "help": "append what is measured, one JSON object a line"},
 }
 """Options that a benchmark has if its `run` has a parameter of that name."""
 
