@@ -230,8 +230,10 @@ def overheads(measured: Sequence[Measurement]) -> dict[str, tuple[float, float]]
     return found
 
 
-def summarise(measured: Sequence[Measurement], guest: str = "") -> Comparison:
-    """The result of what was measured."""
+def summarise(
+    measured: Sequence[Measurement], guest: str = "", calibration: dict[str, Any] | None = None
+) -> Comparison:
+    """The result of what was measured; `calibration` is that of the boot, see `workbench.causal.calibration`."""
     made = predictions(measured)
     fair = [one for one in made if one.comparable]
     rows = []
@@ -261,11 +263,16 @@ def summarise(measured: Sequence[Measurement], guest: str = "") -> Comparison:
     rows.append(Row("SchedCoz closer to the truth", sum(closer), f"of {len(fair)}"))
     rows.append(Row("SchedCoz with the smaller spread", sum(steadier), f"of {len(fair)}"))
     worst = max((ours for ours, _ in cost.values()), default=float("nan"))
-    checks = (
+    checks: tuple[Check, ...] = (
         Check.at_least("predictions in which SchedCoz is closer, %", _share(closer), 50),
         Check.at_least("predictions in which SchedCoz spreads less, %", _share(steadier), 50),
         Check.at_most("largest overhead of SchedCoz at 0 %, %", worst, 5),
     )
+    if calibration is not None:
+        rows.append(Row("cost of a stop, as measured", calibration["stop_cost"] / 1000, "us"))
+        refused = "; ".join(calibration["reasons"])
+        checks += (Check.at_most("reasons to refuse this machine", len(calibration["reasons"]), 0),)
+        guest += f" (refused: {refused})" if refused else ""
     return Comparison("causal-coz", tuple(rows), checks, tuple(made), guest)
 
 
@@ -313,21 +320,24 @@ def run(mode: str = "deterministic", shapes: str = "", repeats: int = _REPEATS) 
         vm.copy_in(program, f"{_IN_GUEST}/{PROGRAM}")
         vm.copy_in(coz, f"{_IN_GUEST}/coz")
         about = ", ".join(f"{name} {value}" for name, value in vm.about.items())
-        return summarise(_in_guest(vm, wanted, repeats), about)
+        begin, found = _in_guest(vm, wanted, repeats)
+        return summarise(found, about, begin["calibration"])
 
 
-def _in_guest(vm: Vm, wanted: Sequence[Setup], repeats: int) -> list[Measurement]:
+def _in_guest(
+    vm: Vm, wanted: Sequence[Setup], repeats: int
+) -> tuple[dict[str, Any], list[Measurement]]:
     spec = {"setups": [asdict(one) for one in wanted], "repeats": repeats}
     total = repeats * sum(4 * len(one.speedups) + 3 for one in wanted)
     limit = len(wanted) * repeats * _SECONDS * _SLOWEST
-    lines = lines_from_guest(vm, "workbench.bench.causal_coz_guest", spec, total, limit)
-    return [Measurement(**line) for line in lines]
+    begin, *lines = lines_from_guest(vm, "workbench.bench.causal_coz_guest", spec, total, limit)
+    return begin, [Measurement(**line) for line in lines]
 
 
 def lines_from_guest(
     vm: Vm, module: str, spec: dict[str, Any], total: int, limit: float
 ) -> list[dict[str, Any]]:
-    """Run a module with a file in a guest; the objects that it printed in its last boot, should it have needed two.
+    """Run a module with a file in a guest; what it printed, of the last boot should it have needed two.
 
     Parameters
     ----------
@@ -359,4 +369,4 @@ def lines_from_guest(
         print(file=sys.stderr)
     found = [json.loads(line) for line in result.text.splitlines()]
     last = max((number for number, line in enumerate(found) if "begin" in line), default=-1)
-    return found[last + 1 :]
+    return found[last:]

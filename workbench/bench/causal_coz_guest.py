@@ -12,9 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,8 @@ from workbench.causal.coz_log import CozExperiment, coz_experiments, pooled_peri
 from workbench.errors import RunFailed
 
 if TYPE_CHECKING:
-    from workbench.sched.schedcoz import SchedCoz
+    from workbench.causal.calibration import Calibration
+    from workbench.sched.schedcoz import Parameters, SchedCoz
 
 __all__ = ("Measurement", "Program", "Rounds", "Setup", "children", "measure", "scheduler")
 
@@ -155,11 +157,16 @@ class Program:
 
 
 def measure(
-    setups: Sequence[Setup], repeats: int, folder: Path, seed: int = 1
+    setups: Sequence[Setup],
+    repeats: int,
+    folder: Path,
+    parameters: Parameters | None = None,
+    seed: int = 1,
 ) -> Iterator[Measurement]:
-    """Measure every setup `repeats` times, each time in another order."""
+    """Measure every setup `repeats` times, each time in another order; `parameters` are those of SchedCoz."""
     random = Random(seed)
-    kinds = [_plain, _schedcoz, _coz]
+    kinds: list[Callable[[Setup, Random, Path], Iterator[Measurement]]]
+    kinds = [_plain, partial(_schedcoz, parameters), _coz]
     for repeat in range(repeats):
         for setup in random.sample(setups, len(setups)):
             for kind in random.sample(kinds, len(kinds)):
@@ -185,7 +192,9 @@ def _plain(setup: Setup, random: Random, folder: Path) -> Iterator[Measurement]:
             yield _measured(setup, "plain", speedup, True, period=real, real_period=real)
 
 
-def _schedcoz(setup: Setup, random: Random, folder: Path) -> Iterator[Measurement]:
+def _schedcoz(
+    parameters: Parameters | None, setup: Setup, random: Random, folder: Path
+) -> Iterator[Measurement]:
     from workbench.causal.regions import Finder, Region
 
     rounds = Rounds(folder / "knobs", setup.knobs)
@@ -195,7 +204,7 @@ def _schedcoz(setup: Setup, random: Random, folder: Path) -> Iterator[Measuremen
     finder, region = Finder(), Region(setup.region)
     with Program(subprocess.Popen([setup.program, setup.shape, rounds.path])) as program:
         time.sleep(_SETTLE)
-        with scheduler(program.pid, "progress") as coz:
+        with scheduler(program.pid, "progress", parameters) as coz:
             time.sleep(_SETTLE)
             for speedup, really in conditions:
                 rounds.work(setup.knob, speedup if really else 0.0)
@@ -215,7 +224,7 @@ def _schedcoz(setup: Setup, random: Random, folder: Path) -> Iterator[Measuremen
 
 
 @contextmanager
-def scheduler(pid: int, point: str) -> Iterator[SchedCoz]:
+def scheduler(pid: int, point: str, parameters: Parameters | None = None) -> Iterator[SchedCoz]:
     """SchedCoz in charge of a process and its children, as `workbench causal` has it."""
     from workbench.causal.points import resolve_points
     from workbench.collectors.modules import Modules
@@ -223,7 +232,8 @@ def scheduler(pid: int, point: str) -> Iterator[SchedCoz]:
     from workbench.sched.schedcoz import SchedCoz
 
     points = resolve_points(Modules(pid), [point])
-    with SchedCoz(builtin("schedcoz"), [(p.path, p.offset, p.semaphore) for p in points]) as coz:
+    places = [(one.path, one.offset, one.semaphore) for one in points]
+    with SchedCoz(builtin("schedcoz"), places, parameters) as coz:
         for one in (pid, *children(pid)):
             coz.take(one)
         yield coz
@@ -287,6 +297,19 @@ def _experiments(log: Path, wanted: int, program: Program) -> list[CozExperiment
         time.sleep(0.05)
 
 
+def _calibrated() -> tuple[Parameters, Calibration]:
+    """What a stop costs on this machine, and whether it is quiet enough; on one CPU nothing is stopped from another."""
+    from workbench.causal.calibration import calibrate
+    from workbench.causal.shapes import SHAPES, Running, scale
+
+    with (
+        Running(SHAPES["barrier"].scaled(scale())) as running,
+        scheduler(running.process.pid, "progress") as coz,
+    ):
+        found = calibrate(coz, running)
+        return coz.parameters, found
+
+
 def main(path: str) -> None:
     """Measure what the file says; print each measurement when it is there."""
     wanted = json.loads(Path(path).read_text())
@@ -294,10 +317,12 @@ def main(path: str) -> None:
         Setup(**{**one, "knobs": tuple(one["knobs"]), "speedups": tuple(one["speedups"])})
         for one in wanted["setups"]
     ]
-    print(json.dumps({"begin": len(setups)}), flush=True)
     time.sleep(_QUIET)  # the first seconds are disturbed
+    parameters, found = _calibrated() if os.cpu_count() != 1 else (None, None)
+    about = {"begin": len(setups), "calibration": asdict(found) if found else None}
+    print(json.dumps(about), flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for one in measure(setups, int(wanted["repeats"]), Path(folder)):
+        for one in measure(setups, int(wanted["repeats"]), Path(folder), parameters):
             print(json.dumps(asdict(one)), flush=True)
 
 

@@ -54,7 +54,7 @@ def run(mode: str = "deterministic", shapes: str = "", repeats: int = _REPEATS) 
     spec = {"program": _IN_GUEST, "shapes": [asdict(one) for one in wanted], "repeats": repeats}
     with lab(mode) as vm:
         vm.copy_in(workload(_PROGRAM), _IN_GUEST)
-        lines = lines_from_guest(
+        _, *lines = lines_from_guest(
             vm, "workbench.bench.causal_overhead_guest", spec, 2 * count * repeats,
             count * repeats * _SECONDS * _SLOWEST,
         )  # fmt: skip

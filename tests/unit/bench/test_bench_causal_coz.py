@@ -77,6 +77,14 @@ def test_what_coz_cannot_see_does_not_count_against_it() -> None:
     assert "not for Coz" in str(result)
 
 
+def test_a_machine_that_was_refused_fails() -> None:
+    calibration = {"stop_cost": 120_000.0, "reasons": ["it is busy"]}
+    result = causal_coz.summarise(MEASURED, "a guest", calibration)
+    assert not result.ok and "a guest (refused: it is busy)" in str(result)
+    assert result.rows[-1].value == 120
+    assert causal_coz.summarise(MEASURED, "a guest", {**calibration, "reasons": []}).ok
+
+
 def test_one_repeat_has_no_spread() -> None:
     result = causal_coz.summarise([m for m in MEASURED if m.repeat == 0])
     assert math.isnan(result.predictions[0].coz_spread)
