@@ -45,7 +45,10 @@ OPERATION(enqueue, struct task_struct *p, u64 enq_flags)
 	cpu = state->stopped_on;
 	woken = !cpu;
 	state->stopped_on = 0;
-	if (p->scx.dsq_vtime + slice_ns < vtime_now)
+	/* Sleepers may not save up service: at most a slice is kept. One that was stopped keeps its place, else every payment
+	 * would put it further back.
+	 */
+	if (woken && p->scx.dsq_vtime + slice_ns < vtime_now)
 		p->scx.dsq_vtime = vtime_now - slice_ns;
 	slice = state->slice_left ?: slice_ns;
 	if (owes(p, state)) {
@@ -71,22 +74,24 @@ OPERATION(dispatch, s32 number, struct task_struct *prev)
 {
 	struct cpu_state *cpu = cpu_of(number);
 	u64 now = bpf_ktime_get_ns(), due = 0;
-	struct task_state *state;
+	bool wants_more = prev && (BPF_CORE_READ(prev, scx.flags) & SCX_TASK_QUEUED), in_debt;
+	struct task_state *state = wants_more ? state_of(prev) : 0;
 
 	release_payers();
+	/* It leaves the CPU now and keeps it while it pays (R8), but the core enqueues it only after this. */
+	in_debt = state && (state->clock.flags & SCHEDCOZ_SCOPED) && owes(prev, state);
 	if (cpu->turn++ & 1 && scx_bpf_dsq_move_to_local(OTHERS))
 		return 0;
-	if (!cpu->held) {
+	if (!cpu->held && !in_debt) {
 		due = cpu_due(cpu, now);
 		if (!due && scx_bpf_dsq_move_to_local(READY))
 			return 0;
 	}
 	if (scx_bpf_dsq_move_to_local(OTHERS))
 		return 0;
-	if (prev && (BPF_CORE_READ(prev, scx.flags) & SCX_TASK_QUEUED)) {
-		state = state_of(prev);
+	if (wants_more) {
 		/* Nobody else wants the CPU: the slice begins anew, unless the task has to be withheld. */
-		if (!state || !(state->clock.flags & SCHEDCOZ_SCOPED) || !owes(prev, state)) {
+		if (!in_debt) {
 			prev->scx.slice = slice_ns;
 			if (state)
 				state->slice_left = slice_ns;
@@ -178,7 +183,7 @@ OPERATION(stopping, struct task_struct *p, bool runnable)
 	p->scx.dsq_vtime += service * 100 / weight;
 	state->slice_left = runnable && state->slice_left > service ? state->slice_left - service : 0;
 	state->stopped_on = runnable ? number + 1 : 0;
-	schedcoz_stopping(&state->clock, &cpu->clock, &experiment, now, runnable);
+	schedcoz_stopping(&state->clock, &cpu->clock, &experiment, global_clock, now, runnable);
 	return 0;
 }
 

@@ -10,7 +10,7 @@
 enum { OP_END, OP_RUN, OP_LOCK, OP_UNLOCK, OP_BARRIER, OP_SEND, OP_RECEIVE, OP_SLEEP, OP_PROGRESS, OP_LOOP, OP_SPAWN,
        OP_JOIN, OP_CHOOSE };
 enum { BLOCKED, READY, STARTING, RUNNING, PAYING, ENDED };
-enum { EV_RUN_END, EV_SLICE, EV_SAMPLE, EV_WAKE, EV_PAY, EV_STOP, EV_START };
+enum { EV_RUN_END, EV_SLICE, EV_SAMPLE, EV_WAKE, EV_PAY, EV_STOP, EV_START, EV_KICK };
 enum { STATUS_OK, STATUS_SPINS, STATUS_MEMORY, STATUS_BAD_WORKLOAD, STATUS_TOO_LONG };
 
 #define NONE (-1)
@@ -36,6 +36,8 @@ struct wb_sim_config {
 	uint32_t jitter;	/* of the injected latencies, in thousandths of their mean */
 	uint32_t cpus;
 	uint32_t fifo;		/* 1: ready tasks run in order of arrival instead of service */
+	uint32_t race;		/* 1: a task that is ready waits for whichever CPU comes first, one woken for it or another */
+	uint32_t reserved;
 };
 
 struct wb_sim_point {
@@ -51,6 +53,7 @@ struct wb_sim_output {
 struct task {
 	struct schedcoz_task clock;
 	uint64_t remaining, vtime, draws, sequence, slice_left;
+	uint64_t lost; /* of a stop's cost, what was not paid for yet when it was stopped again */
 	int64_t pc, loops[SLOTS];
 	int32_t state, cpu, region, parent, children, next, identity, joining, stopped, unscoped;
 };

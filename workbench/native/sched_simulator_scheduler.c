@@ -7,7 +7,7 @@
 static void enqueue(struct wb_sim *sim, int32_t id);
 static void dispatch(struct wb_sim *sim, int32_t cpu);
 static void place(struct wb_sim *sim, int32_t id, int32_t number, uint64_t delay);
-static void start(struct wb_sim *sim, int32_t number, uint64_t delay);
+static void start_idle(struct wb_sim *sim, int32_t number);
 
 void sim_wake(struct wb_sim *sim, int32_t id, int32_t waker)
 {
@@ -68,8 +68,6 @@ void sim_release_payers(struct wb_sim *sim)
 			continue;
 		sim->out.paid += sim->out.now - task->clock.pay_start;
 		schedcoz_release(&task->clock, sim->out.now);
-		if (task->vtime + sim->config.slice < sim->min_vtime)
-			task->vtime = sim->min_vtime - sim->config.slice;
 		task->state = BLOCKED;
 		back = NONE;
 		for (uint32_t c = 0; c < sim->config.cpus; c++)
@@ -87,7 +85,7 @@ void sim_release_payers(struct wb_sim *sim)
 	}
 	for (uint32_t i = 0; i < sim->config.cpus; i++)
 		if (sim->cpus[i].task == NONE && sim->cpus[i].held == NONE && !cpu_due(sim, &sim->cpus[i]))
-			start(sim, (int32_t)i, sim_latency(sim, sim->config.wake_latency));
+			start_idle(sim, (int32_t)i);
 	arm(sim);
 }
 
@@ -122,13 +120,14 @@ void sim_leave(struct wb_sim *sim, int32_t number, int runnable)
 	struct task *task = &sim->tasks[cpu->task];
 
 	sim_settle(sim, cpu);
+	task->lost = cpu->work_since > sim->out.now ? cpu->work_since - sim->out.now : 0;
 	cpu->generation++;
 	if (task->unscoped) {
 		cpu->clock.last_scoped = 0;
 		cpu->clock.stopped_at = sim->out.now;
 		task->clock.ready_at = sim->out.now;
 	} else {
-		schedcoz_stopping(&task->clock, &cpu->clock, &sim->experiment, sim->out.now, runnable);
+		schedcoz_stopping(&task->clock, &cpu->clock, &sim->experiment, sim->out.global, sim->out.now, runnable);
 	}
 	cpu->task = NONE;
 	task->cpu = NONE;
@@ -177,6 +176,17 @@ static void start(struct wb_sim *sim, int32_t number, uint64_t delay)
 	}
 }
 
+/* Wake an idle CPU for the task that is first. */
+static void start_idle(struct wb_sim *sim, int32_t number)
+{
+	uint64_t delay = sim_latency(sim, sim->config.wake_latency);
+
+	if (!sim->config.race)
+		start(sim, number, delay);
+	else if (pick(sim) != NONE)
+		sim_post(sim, sim->out.now + delay, EV_KICK, number, 0);
+}
+
 /* The CPU has just lost its task. */
 static void dispatch(struct wb_sim *sim, int32_t number)
 {
@@ -219,7 +229,7 @@ static void enqueue(struct wb_sim *sim, int32_t id)
 			best = (int32_t)i;
 	}
 	if (best != NONE) {
-		start(sim, best, sim_latency(sim, sim->config.wake_latency));
+		start_idle(sim, best);
 		return;
 	}
 	if (due)
@@ -243,7 +253,7 @@ static void on_start(struct wb_sim *sim, int32_t number)
 {
 	struct cpu *cpu = &sim->cpus[number];
 	struct task *task = &sim->tasks[cpu->task];
-	uint64_t lost = 0, debt;
+	uint64_t lost = task->lost, debt;
 
 	task->state = RUNNING;
 	if (task->vtime > sim->min_vtime)
@@ -252,7 +262,7 @@ static void on_start(struct wb_sim *sim, int32_t number)
 		cpu->clock.running = 0;
 	} else {
 		if ((task->clock.flags & SCHEDCOZ_RELEASED) && (task->clock.flags & SCHEDCOZ_STOPPED))
-			lost = sim->config.stop_cost;
+			lost += sim->config.stop_cost;
 		sim->out.merges += (uint64_t)schedcoz_running(&task->clock, &cpu->clock, &sim->experiment, sim->out.now);
 		if (sim->experiment.active) {
 			debt = schedcoz_debt(task->clock.local, sim->out.global);
@@ -376,6 +386,9 @@ void sim_on_event(struct wb_sim *sim, const struct event *event)
 	case EV_START:
 		if (event->generation == cpu->generation)
 			on_start(sim, number);
+		return;
+	case EV_KICK:
+		dispatch(sim, number);
 		return;
 	case EV_SAMPLE:
 		on_sample(sim, number);

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 __all__ = ("FINE", "SPEEDUPS", "campaign", "gains", "summary")
 
 SPEEDUPS = (0.25, 0.5, 0.9)
-#: Experiments as a machine with cheap interrupts can carry them out: 10,000 samples a second on each CPU.
-FINE = Experiment(period=100_000, min_debt=100_000)
+#: Experiments as a machine with cheap interrupts can carry them out: 10,000 samples a second on each CPU, and clocks
+#: kept closer together than the shortest time for which the graphs hold a lock (0.2 ms).
+FINE = Experiment(period=100_000, min_debt=25_000)
 #: A region that really shortening changes the period by less than this (per cent) has a true gain of zero.
 ZERO = 0.2
 #: Points that a prediction may be off where the true gain is zero.

@@ -56,7 +56,7 @@ class _Config(ctypes.Structure):
     _fields_ = (
         *((name, _U64) for name in ("seed", "slice", "wake_latency", "stop_latency", "stop_cost", "timer_latency",
                                     "sample_cost", "switch_cost", "preempt")),
-        *((name, _U32) for name in ("lost", "jitter", "cpus", "fifo")),
+        *((name, _U32) for name in ("lost", "jitter", "cpus", "fifo", "race", "reserved")),
     )  # fmt: skip
 
 
@@ -240,7 +240,11 @@ class Workload:
 
 @dataclass(frozen=True)
 class Machine:
-    """The simulated machine: CPUs, base policy and injected costs, all times in nanoseconds."""
+    """The simulated machine: CPUs, base policy and injected costs, all times in nanoseconds.
+
+    With `race`, a task that is ready goes to whichever CPU comes first, also one that becomes free while another is
+    being woken for it, as in the kernel; without, it waits for the one that is woken.
+    """
 
     cpus: int = 2
     slice: int = 4_000_000
@@ -254,6 +258,7 @@ class Machine:
     lost: float = 0.0
     jitter: float = 0.5
     fifo: bool = False
+    race: bool = False
     seed: int = 1
 
 
@@ -310,7 +315,7 @@ class Simulation:
         config = _Config(
             machine.seed, machine.slice, machine.wake_latency, machine.stop_latency, machine.stop_cost,
             machine.timer_latency, machine.sample_cost, machine.switch_cost, machine.preempt,
-            round(1000 * machine.lost), round(1000 * machine.jitter), machine.cpus, machine.fifo,
+            round(1000 * machine.lost), round(1000 * machine.jitter), machine.cpus, machine.fifo, machine.race, 0,
         )  # fmt: skip
         self._handle = _library().wb_sim_new(
             ctypes.byref(config), self._operations, len(self._operations), starts, len(starts),

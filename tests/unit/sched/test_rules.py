@@ -75,18 +75,74 @@ def crowd(machine: Machine) -> Graph:
     return Graph("crowd", workload, 3, machine, 100 * MS)
 
 
-@pytest.mark.parametrize("cpus", [1, 2])
-def test_more_tasks_than_cpus(cpus: int) -> None:
-    graph = crowd(replace(COSTLY, cpus=cpus))
+@pytest.mark.parametrize(("cpus", "race"), [(1, False), (2, False), (2, True)])
+def test_more_tasks_than_cpus(cpus: int, race: bool) -> None:
+    graph = crowd(replace(COSTLY, cpus=cpus, race=race))
     assert max(errors(graph, FINE)) < 2
     assert max(errors(graph, replace(FINE, without=WITHOUT["hand-off"]))) > 4
 
 
+@pytest.fixture(scope="module")
+def with_all_rules() -> float:
+    return summary(campaign(range(24), hits=400, workers=1))["percentile_95"]
+
+
 @pytest.mark.parametrize("rule", ["weight", "credit", "hand-off"])
-def test_each_rule_is_needed(rule: str) -> None:
-    """Over many graphs: without the rule the errors grow beyond what is allowed."""
+def test_each_rule_is_needed(rule: str, with_all_rules: float) -> None:
+    """Over many graphs: without the rule the errors grow by far."""
     found = summary(campaign(range(24), replace(FINE, without=WITHOUT[rule]), hits=400, workers=1))
-    assert found["percentile_95"] > 3
+    assert with_all_rules < 1.5
+    assert found["percentile_95"] > max(2.5, 2 * with_all_rules)
+
+
+@pytest.mark.parametrize(
+    ("seed", "speedups"),
+    [(426, (0.25,)), (1166, (0.25, 0.5)), (266, (0.25, 0.5, 0.9)), (72, (0.25,))],
+)
+def test_true_zeros_are_predicted_as_such(seed: int, speedups: tuple[float, ...]) -> None:
+    """Graphs that were predicted wrong by 2 to 6 points.
+
+    A payer lost its place in the queue (426), a task paid for a CPU that had been withheld from it (1166), a saturated
+    lock that is held for less than a millisecond (266), stops that follow each other closely (72).
+    """
+    for _, predicted, true in gains(random_graph(seed), speedups):
+        assert abs(true) < 0.3
+        assert abs(predicted - true) < 1.2
+
+
+def queue(machine: Machine, region: int) -> Graph:
+    """A producer, and a consumer that takes longer, with a queue of four between them: it is full."""
+    workload = Workload()
+    channel = workload.channel(4)
+    workload.task(Program().repeat(Program().run(5.3 * MS, 1, 0.02).send(channel)))
+    workload.task(Program().repeat(Program().receive(channel).run(8.8 * MS, 2, 0.02).progress()))
+    return Graph("queue", workload, region, machine, 300 * MS)
+
+
+def test_where_nothing_is_gained_only_the_cost_of_stops_matters() -> None:
+    for costs in ({"wake_latency": 150_000}, {"stop_latency": 500_000}, {"lost": 0.3}, {}):
+        machine = replace(Machine(), **costs)
+        for _, predicted, true in gains(queue(machine, 1), (0.25, 0.5), COARSE, hits=400):
+            assert (predicted, true) == pytest.approx((0, 0), abs=0.5)
+    machine = Machine(stop_cost=150_000)
+    credited = gains(queue(machine, 1), (0.5,), COARSE, hits=400)[0][1]
+    free = replace(COARSE, without=WITHOUT["credit"])
+    assert credited == pytest.approx(0, abs=0.5)
+    assert gains(queue(machine, 1), (0.5,), free, hits=400)[0][1] > 2
+
+
+def test_the_stock_of_a_queue_is_used_up_before_the_gain_is_what_it_stays() -> None:
+    """The consumer is faster only while there is something left: the beginning of an experiment must not be counted."""
+    graph = queue(COSTLY, 2)
+    experiment = replace(COARSE, region=2, stop_cost=COSTLY.stop_cost)
+    with Simulation(graph.workload, graph.machine) as simulation:
+        zero = simulation.run(experiment, hits=60, settle=graph.warm).period
+        faster = replace(experiment, speedup=0.75)
+        at_once = simulation.run(faster, hits=10**9, limit=400 * MS).period
+        later = simulation.run(faster, hits=10**9, limit=400 * MS).period
+    true = 5.3 / 8.8 - 1
+    assert later / zero - 1 == pytest.approx(true, abs=0.01)
+    assert at_once / zero - 1 < true - 0.05
 
 
 @pytest.mark.parametrize(
