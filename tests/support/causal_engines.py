@@ -14,13 +14,15 @@ class Synthetic:
     """A program of two serial parts, `share` of its period in the region; `noise` is relative.
 
     `counts` are the passes of each point in every experiment, and `valid` says until which experiment the scheduler is
-    there.
+    there; `latencies` points more are latencies, whose mean number inside is 0.8.
     """
 
     def __init__(
-        self, *, share: float = 0.6, noise: float = 0.0, counts: Sequence[int] = (50,), valid: int = 10**9
+        self, *, share: float = 0.6, noise: float = 0.0, counts: Sequence[int] = (50,), valid: int = 10**9,
+        latencies: int = 0,
     ) -> None:
         self.share, self.noise, self.counts, self.valid = share, noise, counts, valid
+        self.pairs, self.hits = latencies, 60
         self.begun: list[float] = []
         self.selected: list[Mapping[int, Pieces]] = []
         self.random = Random(1)
@@ -35,11 +37,10 @@ class Synthetic:
 
     def end(self) -> list[Measured]:
         period = 1e7 * (1 - self.share * self.begun[-1]) * (1 + self.random.gauss(0, self.noise))
-        return [
-            Measured(count, period if count > 1 else float("nan"), 1e7, 5, 6, 100, 60, 60_000_000, 1, 2, 0, 0,
-                     len(self.begun) <= self.valid)
-            for count in self.counts
-        ]  # fmt: skip
+        whole = (5, 6, 100, self.hits, 60_000_000, 1, 2, 0, 0, len(self.begun) <= self.valid)
+        passed = [Measured(count, period if count > 1 else float("nan"), 1e7, *whole) for count in self.counts]
+        pair = Measured(49, 0.8 * period, float("nan"), *whole, departures=48, inside=0.8)
+        return passed + [pair] * self.pairs
 
 
 class Program:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from workbench.causal.controller import Engine
-    from workbench.causal.points import Point
+    from workbench.causal.points import Latency, Point
     from workbench.causal.target import Target
     from workbench.sched.schedcoz import Parameters
 
@@ -107,6 +107,7 @@ def start(
     points: Sequence[Point],
     parameters: Parameters | None,
     folder: Path | None = None,
+    latencies: Sequence[Latency] = (),
 ) -> Engine:
     """The engine of a run, with the target brought into its scope; `stack` ends it.
 
@@ -121,19 +122,32 @@ def start(
         By default the backend's `defaults`.
     folder : path, optional
         Cgroup that is the scope.
+    latencies : sequence of Latency
+        For the scheduler alone.
     """
     from workbench.causal.userspace import UserspaceEngine, refuse_processes
     from workbench.sched import schedcoz
 
-    places = [(one.path, one.offset, one.semaphore) for one in points]
+    def place(one: Point) -> tuple[str, int, int]:
+        return one.path, one.offset, one.semaphore
+
+    places = [place(one) for one in points]
     if backend.name == "userspace":
+        if latencies or (parameters and parameters.frames):
+            raise BadSpec(
+                "latencies and callers are the scheduler's alone",
+                "leave --latency and --callers away, or use --lab",
+            )
         refuse_processes(target.pids())
         return stack.enter_context(
             UserspaceEngine(
                 builtin("causal"), target.pid, places, parameters, modules=Modules(target.pid)
             )
         )
-    engine = stack.enter_context(schedcoz.SchedCoz(builtin("schedcoz"), places, parameters))
+    ends = [(tuple(map(place, one.begin)), tuple(map(place, one.end))) for one in latencies]
+    engine = stack.enter_context(
+        schedcoz.SchedCoz(builtin("schedcoz"), places, parameters, latencies=ends)
+    )
     if folder:
         engine.scheduler.take_cgroup(folder)
         if isinstance(target, CgroupTarget):

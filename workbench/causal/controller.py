@@ -6,7 +6,7 @@ import contextlib
 import time
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from workbench.causal.plan import ENOUGH, Choice, Length, Plan, choices
 from workbench.causal.regions import Finder
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from workbench.causal.regions import Pieces, Region
     from workbench.causal.target import Target
-    from workbench.sched.schedcoz import Measured
+    from workbench.sched.measured import Located, Measured
 
-__all__ = ("Engine", "Experiment", "Places", "State", "experiments")
+__all__ = ("NOT_SAMPLED", "Engine", "Experiment", "Places", "Sampler", "State", "experiments")
 
 _LATE, _LATER = (
     1.5,
@@ -42,6 +42,17 @@ class Engine(Protocol):
 
     def end(self) -> Sequence[Measured]:
         """End it; what it gave by progress point."""
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """An engine that also says where samples were; `workbench.sched.schedcoz.SchedCoz` is one."""
+
+    def limit(self, places: Mapping[int, Pieces]) -> None:
+        """A sample belongs to its innermost frame in these pieces of code, or in the region."""
+
+    def locations(self) -> Sequence[Located]:
+        """Where samples were since the engine was made."""
 
 
 class Places(Protocol):
@@ -86,7 +97,7 @@ class Experiment:
 @dataclass(frozen=True, slots=True)
 class State:
     """How far the experiments are: `done` and how many of these were `dropped`; seconds `elapsed` and `planned` (0:
-    until the target ends); what is running.
+    until the target ends, or until there were `total` experiments); what is running.
     """
 
     done: int
@@ -95,9 +106,20 @@ class State:
     planned: float
     length: float
     choice: Choice
+    total: int = 0
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds that are left, as far as they are known."""
+        known = [max(self.planned - self.elapsed, 0.0)] if self.planned else []
+        if self.total:
+            each = self.elapsed / self.done if self.done else self.length
+            known.append(max(each * (self.total - self.done), 0.0))
+        return min(known, default=None)
 
     def __str__(self) -> str:
-        left = f", {max(self.planned - self.elapsed, 0):.0f} s left" if self.planned else ""
+        remaining = self.remaining
+        left = "" if remaining is None else f", {remaining:.0f} s left"
         dropped = f", {self.dropped} dropped" if self.dropped else ""
         return (
             f"experiment {self.done + 1}: {self.choice.region.spec} {self.choice.speedup:.0%} faster for "
@@ -113,13 +135,14 @@ def experiments(
     *,
     finder: Places | None = None,
     progress: Callable[[State], None] | None = None,
+    before: Callable[[list[int]], None] | None = None,
 ) -> Iterator[Experiment]:
     """Run experiments until the plan is done or the target ends.
 
     An experiment is given out even when it does not count, with the reason: progress that was made too rarely, a target
     that ended, a scheduler that the kernel took away (after which there are no more), time in which the machine stood
-    still, a region that no process has. After Ctrl-C the one that was running is given out as interrupted, and then
-    KeyboardInterrupt is raised.
+    still, a region that no process has, one that was not found at work while it should have been faster. After Ctrl-C
+    the one that was running is given out as interrupted, and then KeyboardInterrupt is raised.
 
     Parameters
     ----------
@@ -131,9 +154,12 @@ def experiments(
     finder : Places, optional
     progress : callable, optional
         Called before each experiment.
+    before : callable, optional
+        Called before each experiment with the processes of the target.
     """
     finder = finder or Finder()
     random, length = Random(plan.seed), Length(plan.shortest)
+    total = plan.rounds * len(plan.regions) * len({0.0, *plan.speedups})
     began = time.monotonic()
     dropped = 0
     missing: dict[str, int] = {}
@@ -141,8 +167,10 @@ def experiments(
         elapsed = time.monotonic() - began
         if plan.seconds and elapsed + length.seconds > plan.seconds and done:
             return
+        if before is not None:
+            before(target.pids())
         if progress is not None:
-            progress(State(done, dropped, elapsed, plan.seconds, length.seconds, choice))
+            progress(State(done, dropped, elapsed, plan.seconds, length.seconds, choice, total))
         one, stop = _one(engine, target, choice, length, points, finder, done + 1)
         dropped += not one.valid
         yield one
@@ -159,6 +187,8 @@ def experiments(
             return
 
 
+NOT_SAMPLED = "no sample was in the region, so nothing was made faster"
+"""Why an experiment does not count whose region the program was not found in."""
 _LEFT = "the kernel took the scheduler away"
 _GIVE_UP = 3  # times in a row that a region was found in no process
 
@@ -195,27 +225,42 @@ def _one(
             engine.end()
     duration = time.monotonic_ns() - start
     if measured and not reason:
-        reason = _judge(measured, points, duration / 1e9, length.seconds)
+        reason = _judge(measured, points, duration / 1e9, length.seconds, choice.speedup)
         if reason == _LEFT and (why := engine.why_ended):
             reason += f": {why}"
         if all(one.valid for one in measured):
-            length.learn(min(one.count for one in measured))
+            length.learn(min(map(_passes, measured)))
     return (
         Experiment(number, choice.region.spec, choice.speedup, start, duration, reason, measured),
         stop,
     )
 
 
-def _judge(measured: Sequence[Measured], points: Sequence[str], took: float, length: float) -> str:
+def _passes(one: Measured) -> int:
+    return one.count if one.departures is None else min(one.count, one.departures)
+
+
+def _judge(
+    measured: Sequence[Measured],
+    points: Sequence[str],
+    took: float,
+    length: float,
+    speedup: float,
+) -> str:
     """Why an experiment does not count; empty if it does."""
     if not all(one.valid for one in measured):
         return _LEFT
     if took > _LATE * length + _LATER:
         return f"it took {took:.1f} s instead of {length:.2g}: the machine stood still"
-    fewest = min(range(len(measured)), key=lambda index: measured[index].count)
-    count = measured[fewest].count
+    fewest = min(range(len(measured)), key=lambda index: _passes(measured[index]))
+    count = _passes(measured[fewest])
     if not count:
         return f"no progress at {points[fewest]}"
     if count < ENOUGH:
         return f"{points[fewest]} was passed {count} times, which is too few"
+    if speedup and not measured[0].hits:
+        return NOT_SAMPLED
+    for point, one in zip(points, measured, strict=False):
+        if one.departures is not None and not one.period >= 0:
+            return f"how many were inside {point} could not be counted"
     return ""

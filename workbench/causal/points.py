@@ -1,5 +1,7 @@
 """Progress points: places whose passing means that a unit of work is done.
 
+A latency is named by where it begins and where it ends, `BEGIN,END`, each named as a point.
+
 A point is named like a function for a probe, `FUNCTION`, `LIBRARY:FUNCTION` or `LIBRARY:0xADDRESS` (`uprobe:` may stand
 before it); `FILE:LINE`, a source line; or `usdt:[LIBRARY:]PROVIDER:NAME`, a mark that the program brings.
 """
@@ -19,7 +21,7 @@ from workbench.frames.symbols.usdt import read_marks
 if TYPE_CHECKING:
     from workbench.collectors.modules import Module, Modules
 
-__all__ = ("Point", "resolve_points")
+__all__ = ("Latency", "Point", "resolve_latencies", "resolve_points")
 
 _MOST = 16  # progress points that the scheduler counts
 
@@ -44,6 +46,32 @@ class Point:
     path: str
     offset: int
     semaphore: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """The time from passing one of the points `begin` to passing one of `end`; `name` as the user wrote it."""
+
+    name: str
+    begin: tuple[Point, ...]
+    end: tuple[Point, ...]
+
+
+def resolve_latencies(modules: Modules, specs: list[str]) -> list[Latency]:
+    """Places of latencies in the files of a target; parameters and errors as for `resolve_points`."""
+    found = []
+    for spec in specs:
+        begin, comma, end = spec.partition(",")
+        if not (begin.strip() and comma and end.strip()) or "," in end:
+            raise BadSpec(
+                f"the latency {spec!r} is not of two points",
+                "--latency BEGIN,END: what is passed when something begins, and when it ends",
+            )
+        ends = [tuple(_resolve(modules, one.strip())) for one in (begin, end)]
+        if {(p.path, p.offset) for p in ends[0]} & {(p.path, p.offset) for p in ends[1]}:
+            raise BadSpec(f"the latency {spec!r} begins where it ends", "name two places")
+        found.append(Latency(spec.strip(), ends[0], ends[1]))
+    return found
 
 
 def resolve_points(modules: Modules, specs: list[str]) -> list[Point]:

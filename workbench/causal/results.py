@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from workbench.causal.analysis import causal_profile, gate
+from workbench.causal.analysis import causal_profile, gate, phases
 from workbench.causal.coz_format import write_coz
 
 if TYPE_CHECKING:
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ("FRAMES", "Results")
 
-FRAMES = ("experiments", "progress", "causal_profile")
-_COUNTERS = ("samples", "hits", "weighted", "payments", "paid")
+FRAMES = ("experiments", "progress", "causal_profile", "causal_samples")
+_COUNTERS = ("samples", "hits", "weighted", "payments", "paid", "lost")
+_MISSED = 0.3  # part of the samples that may be lost
 _LOST = 0.3  # part of the experiments that may be dropped before it is worth a word
 
 
@@ -68,9 +69,12 @@ class Results:
             {
                 "experiment": one.number,
                 "point": point,
+                "kind": "throughput" if each.departures is None else "latency",
                 "count": each.count,
                 "period": each.period,
                 "real_period": each.real_period,
+                "departures": each.departures or 0,
+                "inside": each.inside,
             }
             for point, each in zip(self.points, one.measured, strict=False)
         ]
@@ -94,7 +98,15 @@ class Results:
         )
 
     def finish(
-        self, status: Status, reason: str, *, seed: int, tolerance: float, ended: str = ""
+        self,
+        status: Status,
+        reason: str,
+        *,
+        seed: int,
+        tolerance: float,
+        ended: str = "",
+        samples: pd.DataFrame | None = None,
+        seconds: float = 0.0,
     ) -> Recording:
         """Analyse, and close the recording.
 
@@ -108,20 +120,28 @@ class Results:
             See `workbench.causal.analysis.gate`.
         ended : str
             Why the kernel took the scheduler away, if it did.
+        samples : DataFrame, optional
+            Frame `causal_samples`.
+        seconds : float
+            How long they were taken.
         """
         import tempfile
         from pathlib import Path
 
         made, passed = self.frames()
-        table = causal_profile(made, passed, seed=seed)
+        factors: dict[str, float] = {}
+        if samples is not None:
+            sped = float(made.loc[made["speedup"] > 0, "duration"].sum())
+            factors = phases(made, samples, 1e9 * seconds - sped)
+        table = causal_profile(made, passed, seed=seed, phase=factors)
         checked = gate(made, passed, tolerance=tolerance)
         if not self.writer.failure:
-            self.writer.append(
-                "causal_profile", {str(name): table[name].tolist() for name in table}
-            )
+            for frame, rows in (("causal_profile", table), ("causal_samples", samples)):
+                if rows is not None:
+                    self.writer.append(frame, {str(name): rows[name].tolist() for name in rows})
             with tempfile.TemporaryDirectory(prefix="workbench-causal-") as folder:
                 path = Path(folder) / "profile.coz"
-                write_coz(path, made, passed)
+                write_coz(path, made, passed, samples)
                 self.writer.attach_file(path.name, path.read_bytes())
             self.writer.note(
                 gate={
@@ -145,9 +165,15 @@ def _warnings(made: pd.DataFrame, ended: str) -> list[str]:
         found.append(
             f"{len(dropped)} of {len(made)} experiments do not count, {often.iloc[0]} because: {often.index[0]}"
         )
-    for region, rows in made[made["valid"].astype(bool)].groupby("region"):
+    for region, rows in made[made["samples"] > 0].groupby("region"):
         if not rows["hits"].sum():
             found.append(
-                f"no sample was in {region}: it took no time that could be seen, and its predictions say nothing"
+                f"no sample was in {region}: it took no time that could be seen, and nothing can be said of it"
             )
+    due = made["samples"].sum() + made["lost"].sum()
+    if due and made["lost"].sum() > _MISSED * due:
+        found.append(
+            f"{made['lost'].sum() / due:.0%} of the samples did not come: the machine is too slow or too busy for the "
+            "sample period (--sample-period); the others stand for them"
+        )
     return found

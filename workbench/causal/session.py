@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.causal.backend import choose, start
+from workbench.causal.backend import choose, defaults, start
 from workbench.causal.candidates import candidates
 from workbench.causal.controller import experiments
 from workbench.causal.plan import Plan
-from workbench.causal.points import resolve_points
+from workbench.causal.points import resolve_latencies, resolve_points
 from workbench.causal.regions import Finder, Region
 from workbench.causal.results import FRAMES, Results
+from workbench.causal.samples import Names, Sampling
 from workbench.causal.target import CgroupTarget, ProcessTarget
 from workbench.collectors.modules import Modules
 from workbench.collectors.target import HeldCommand, attach_target
@@ -24,7 +25,8 @@ from workbench.sched.cgroups import MadeCgroup, move, parse_scope
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from workbench.causal.points import Point
+    from workbench.causal.controller import State
+    from workbench.causal.points import Latency, Point
     from workbench.causal.target import Target
     from workbench.frames.manifest import Status
     from workbench.frames.recording import Recording
@@ -39,6 +41,8 @@ def profile(
     *,
     command: Sequence[str] = (),
     pid: int | None = None,
+    latency: Sequence[str] = (),
+    within: Sequence[str] = (),
     scope: str = "pid",
     backend: str = "auto",
     output: str | Path,
@@ -49,6 +53,7 @@ def profile(
     overwrite: bool = False,
     stdout: int | None = None,
     say: Callable[[str], None] | None = None,
+    watch: Callable[[Results, State], None] | None = None,
 ) -> Recording:
     """Run experiments on a command or a process and record them.
 
@@ -62,6 +67,11 @@ def profile(
         A command to start; it is ended when the plan is done.
     pid : int, optional
         A running process, which goes on afterwards.
+    latency : sequence of str
+        Times from one point to another, ``BEGIN,END``. One of these or of `progress` is needed.
+    within : sequence of str
+        With `Parameters.frames`: files (patterns of names or paths) whose code is in scope. A sample belongs to its
+        innermost frame there, as in Coz; none: the program itself. Regions are in scope in any case.
     scope : str
         ``pid``: the command or process with what it forks. ``cgroup``: the command in a cgroup made for it, with all
         that enters it; the run goes on until that is empty. ``cgroup:DIR``: what is in this cgroup and those below, and
@@ -84,12 +94,15 @@ def profile(
         Descriptor for what the command prints.
     say : callable, optional
         Called with a line of text when there is something to tell.
+    watch : callable, optional
+        Called before each experiment with the results so far and how far the run is.
 
     Returns
     -------
     Recording
-        With frames `experiments`, `progress` and `causal_profile`. ``manifest.notes["gate"]`` says whether the run can
-        be believed, ``notes["warnings"]`` what is odd about it. It is ``interrupted`` after Ctrl-C.
+        With frames `experiments`, `progress`, `causal_profile` and, of the scheduler, `causal_samples`.
+        ``manifest.notes["gate"]`` says whether the run can be believed, ``notes["warnings"]`` what is odd about it. It
+        is ``interrupted`` after Ctrl-C.
 
     Raises
     ------
@@ -100,6 +113,11 @@ def profile(
     RunFailed
         Nothing was measured.
     """
+    if not progress and not latency:
+        raise BadSpec(
+            "no progress point is given",
+            "--progress FUNCTION: what is passed once per unit of work; or --latency BEGIN,END",
+        )
     folder = _checked(command, pid, scope)
     chosen_backend = choose(backend, scope)
     tell = say or (lambda text: None)
@@ -118,7 +136,7 @@ def profile(
                 move(held.held.pid, folder)
         target = _target(held.held.pid if held else pid, folder, until_empty=not held or bool(made))
         stack.callback(target.close)
-        points = _points(target, list(progress))
+        points, latencies = _points(target, list(progress), list(latency))
         root = target.pid
         chosen = [Region(one) for one in regions]
         weights: tuple[float, ...] = ()
@@ -131,7 +149,7 @@ def profile(
             tell(f"sampling for {sampling:g} s to choose regions")
             if held:
                 held.release()
-            ranked = candidates(root, sampling)
+            ranked = candidates(root, sampling, within=within if _callers(parameters) else None)
             chosen, weights = list(ranked), tuple(map(float, ranked.values()))
             tell("regions: " + ", ".join(f"{one.spec} ({n} samples)" for one, n in ranked.items()))
         whole = replace(plan or Plan(tuple(chosen)), regions=tuple(chosen), weights=weights)
@@ -140,24 +158,51 @@ def profile(
             command=tuple(command),
             pid=root,
             collectors=["causal"],
-            options={"progress": list(progress), "regions": [one.spec for one in chosen]},
+            options={
+                "progress": list(progress),
+                "latency": list(latency),
+                "regions": [one.spec for one in chosen],
+            },
             frames=FRAMES,
             seed=whole.seed,
             overwrite=overwrite,
         )
-        names = [point.name for point in points]
+        names = [one.name for one in points] + [one.name for one in latencies]
         results = Results(writer, names)
+        finder = Finder()
+        sampling_of = Sampling(Names(chosen, finder), within if _callers(parameters) else None)
         status: Status = "complete"
         reason = ended = ""
+
+        def show(state: State) -> None:
+            tell(str(state))
+            if watch is not None:
+                watch(results, state)
+
         try:
             writer.note(backend={"name": chosen_backend.name, "why": chosen_backend.why})
             if held and chosen_backend.name == "userspace":
                 held.held.park()
-            engine = start(chosen_backend, stack, target, points, parameters, folder)
+            engine = start(
+                chosen_backend,
+                stack,
+                target,
+                points,
+                _scoped(parameters or defaults(chosen_backend)),
+                folder,
+                latencies,
+            )
+            sampling_of.begin(engine)
             if held:
                 held.release()
             for done in experiments(
-                engine, target, whole, names, progress=lambda state: tell(str(state))
+                engine,
+                target,
+                whole,
+                names,
+                finder=finder,
+                progress=show,
+                before=sampling_of.look,
             ):
                 results.add(done)
             ended = engine.why_ended
@@ -168,11 +213,29 @@ def profile(
                 writer.discard()
                 raise
             status, reason = "failed", str(error).splitlines()[0]
+        samples = sampling_of.end()
         stack.close()  # the machine is back on its own scheduler before anything is computed
         if not len(results):
             writer.discard()
             raise RunFailed("nothing was measured", "the target ended before the first experiment")
-        return results.finish(status, reason, seed=whole.seed, tolerance=tolerance, ended=ended)
+        return results.finish(
+            status,
+            reason,
+            seed=whole.seed,
+            tolerance=tolerance,
+            ended=ended,
+            samples=samples,
+            seconds=sampling_of.seconds,
+        )
+
+
+def _callers(parameters: Parameters | None) -> int:
+    return parameters.frames if parameters else 0
+
+
+def _scoped(parameters: Parameters) -> Parameters:
+    """Progress is what the target makes, not what others make who run the same library."""
+    return replace(parameters, only_scoped=True)
 
 
 def _checked(command: Sequence[str], pid: int | None, scope: str) -> Path | None:
@@ -196,12 +259,16 @@ def _target(pid: int | None, folder: Path | None, *, until_empty: bool) -> Targe
     return ProcessTarget(pid, folder)
 
 
-def _points(target: Target, progress: list[str]) -> list[Point]:
-    """Progress points in the first process of the target that has them, which is where names are looked up then."""
+def _points(
+    target: Target, progress: list[str], latency: list[str]
+) -> tuple[list[Point], list[Latency]]:
+    """Points and latencies in the first process of the target that has them, where names are looked up then."""
     missing: UnknownSymbol | None = None
     for pid in [target.pid, *[pid for pid in target.pids() if pid != target.pid]]:
         try:
-            points = resolve_points(Modules(pid), progress)
+            modules = Modules(pid)
+            points = resolve_points(modules, progress) if progress else []
+            found = points, resolve_latencies(modules, latency)
         except UnknownSymbol as error:
             missing = missing or error
         except TargetGone:
@@ -209,7 +276,7 @@ def _points(target: Target, progress: list[str]) -> list[Point]:
                 raise
         else:
             target.pid = pid
-            return points
+            return found
     raise missing or TargetGone("the target ended before its first experiment", "does it run on?")
 
 

@@ -88,6 +88,13 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "usdt:PROVIDER:NAME; repeat",
     )
     parser.add_argument(
+        "--latency",
+        metavar="BEGIN,END",
+        action="append",
+        default=[],
+        help="time from passing one point to passing another, each as for --progress; repeat",
+    )
+    parser.add_argument(
         "-r",
         "--region",
         metavar="SPEC",
@@ -95,6 +102,20 @@ def _options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="what to speed up: FUNCTION, LIBRARY:FUNCTION, FILE:LINE, LIBRARY:0xLOW-0xHIGH; repeat; "
         "without it, sampling chooses",
+    )
+    parser.add_argument(
+        "--callers",
+        type=int,
+        metavar="N",
+        default=0,
+        help="look at N callers (31 at most) for the innermost code in scope, where the instruction is out of it (0)",
+    )
+    parser.add_argument(
+        "--within",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="with --callers: files whose code is in scope, by name or path; repeat (the program itself)",
     )
     parser.add_argument(
         "--speedups",
@@ -155,10 +176,10 @@ def execute(arguments: argparse.Namespace) -> int:
         raise BadSpec(
             "there is no command to run", "as in: workbench causal run -p done -- ./server"
         )
-    if not arguments.progress:
+    if not arguments.progress and not arguments.latency:
         raise BadSpec(
             "no progress point is given",
-            "--progress FUNCTION: what is passed once per unit of work",
+            "--progress FUNCTION: what is passed once per unit of work; or --latency BEGIN,END",
         )
     _plan(arguments)
     output = arguments.output or _folder()
@@ -184,6 +205,8 @@ def execute(arguments: argparse.Namespace) -> int:
                 arguments.region,
                 command=command,
                 pid=getattr(arguments, "pid", None),
+                latency=arguments.latency,
+                within=arguments.within,
                 scope=_scope(arguments),
                 backend=arguments.backend,
                 output=output,
@@ -244,15 +267,28 @@ def _parameters(arguments: argparse.Namespace) -> Parameters:
     known = replace(known, **{k: round(1000 * v) for k, v in given.items() if v is not None})
     if known.period < 10_000 or known.min_debt <= 0:
         raise BadSpec("--sample-period is at least 10 us, --min-debt more than 0")
-    return known
+    if arguments.within and not arguments.callers:
+        raise BadSpec("--within is about callers", "add --callers 16, say")
+    return replace(known, frames=arguments.callers)
 
 
 def _words(arguments: argparse.Namespace) -> list[str]:
     """Options of this run for the one in the guest."""
     words = [word for one in arguments.progress for word in ("-p", one)]
+    words += [word for one in arguments.latency for word in ("--latency", one)]
     words += [word for one in arguments.region for word in ("-r", one)]
+    words += [word for one in arguments.within for word in ("--within", one)]
     words += ["--scope", arguments.scope, "--backend", arguments.backend]
-    for name in ("seconds", "rounds", "shortest", "seed", "tolerance", "sample_period", "min_debt"):
+    for name in (
+        "seconds",
+        "rounds",
+        "shortest",
+        "seed",
+        "tolerance",
+        "sample_period",
+        "min_debt",
+        "callers",
+    ):
         if getattr(arguments, name) is not None:
             words += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
     return [*words, *(["--speedups", arguments.speedups] if arguments.speedups else [])]

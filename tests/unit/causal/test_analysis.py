@@ -36,7 +36,7 @@ def test_predictions_are_those_of_the_program(tmp_path: Path) -> None:
     _, recording = record(tmp_path / "made", Synthetic(share=0.6, noise=0.02))
     table = recording.frame("causal_profile")
     assert list(table.columns) == [
-        "region", "point", "speedup", "period", "change", "low", "high", "experiments",
+        "region", "point", "kind", "speedup", "period", "change", "low", "high", "experiments", "phase", "corrected",
     ]  # fmt: skip
     assert len(table) == 6 and set(table["experiments"]) == {40}
     for row in table.itertuples():

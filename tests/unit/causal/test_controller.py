@@ -40,7 +40,7 @@ def test_every_experiment_is_given_out_with_what_it_measured() -> None:
     assert sorted(engine.begun) == [0, 0, 0, 0.5, 0.5, 0.5]
     assert all(one.valid and one.measured[0].period == 1e7 * (1 - 0.6 * one.speedup) for one in made)
     assert engine.selected == [{1: ((0x1000, 0x2000),), 2: ((0x1000, 0x2000),)}] * 6
-    assert told[2].startswith("experiment 3: a ") and "(2 done)" in told[2]
+    assert told[2].startswith("experiment 3: a ") and "(2 done, " in told[2]
 
 
 def test_an_experiment_without_progress_is_dropped_and_the_next_one_longer() -> None:

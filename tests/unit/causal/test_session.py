@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import types
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from causal_engines import Synthetic
 from probed_programs import running
 
+from workbench.causal.regions import Pieces
 from workbench.causal.session import profile
 from workbench.cli import main
 from workbench.errors import BadSpec, MissingCapability, UnknownSymbol
 from workbench.frames.recording import load
 from workbench.sched import schedcoz, state
+from workbench.sched.measured import Located
+from workbench.sched.schedcoz import Parameters
 
 COMMAND = ["sleep", "600"]
 
@@ -26,14 +30,36 @@ class Engine(Synthetic):
     made: list[Engine]
     interrupt_at = 0
 
-    def __init__(self, _obj: object, points: list[tuple[str, int, int]], _parameters: object) -> None:
-        super().__init__(counts=[50] * len(points))
+    def __init__(
+        self,
+        _obj: object,
+        points: list[tuple[str, int, int]],
+        parameters: Parameters,
+        latencies: Sequence[object] = (),
+    ) -> None:
+        super().__init__(counts=[50] * len(points), latencies=len(latencies))
+        self.parameters, self.latencies, self.limits = (
+            parameters,
+            latencies,
+            list[Mapping[int, Pieces]](),
+        )
         self.points, self.taken, self.closed = points, [], False
         self.scheduler = types.SimpleNamespace(in_charge=True, exit="")
         Engine.made.append(self)
 
     def take(self, pid: int) -> None:
         self.taken.append(pid)
+
+    def limit(self, places: Mapping[int, Pieces]) -> None:
+        self.limits.append(places)
+
+    def locations(self) -> list[Located]:
+        """A third of the samples in the region, the others nowhere."""
+        [(pid, pieces)] = self.selected[-1].items()
+        return [
+            Located(pid, pieces[0][0], 400, 500_000_000, 300),
+            Located(pid, 0, 800, 800_000_000, 600),
+        ]
 
     def begin(self, speedup: float) -> None:
         super().begin(speedup)
@@ -56,14 +82,32 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
 
 
 def words(output: Path, *more: str) -> list[str]:
-    options = ["-p", "libc:malloc", "-r", "libc:free", "--speedups", "0,0.5", "--rounds", "3", "--shortest", "0.01"]
+    options = [
+        "-p",
+        "libc:malloc",
+        "-r",
+        "libc:free",
+        "--speedups",
+        "0,0.5",
+        "--rounds",
+        "3",
+        "--shortest",
+        "0.01",
+    ]
     return ["causal", "run", "-q", *options, "-o", str(output), *more]
 
 
 def test_a_command_is_profiled_and_ended(
     engine: type[Engine], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(words(tmp_path / "made", "--json", "--coz", str(tmp_path / "profile.coz"), "--", *COMMAND)) == 0
+    assert (
+        main(
+            words(
+                tmp_path / "made", "--json", "--coz", str(tmp_path / "profile.coz"), "--", *COMMAND
+            )
+        )
+        == 0
+    )
     printed = json.loads(capsys.readouterr().out)
     assert printed["gate"]["ok"] and printed["experiments"] == 6 and printed["warnings"] == []
     assert {row["speedup"]: round(row["change"]) for row in printed["profile"]} == {0: 0, 0.5: -30}
@@ -114,7 +158,9 @@ def test_a_target_that_ends_ends_the_run(tmp_path: Path) -> None:
     assert made["reason"].iloc[-1] in ("the target ended", "")
 
 
-def test_what_cannot_work_is_said_before_anything_begins(engine: type[Engine], tmp_path: Path) -> None:
+def test_what_cannot_work_is_said_before_anything_begins(
+    engine: type[Engine], tmp_path: Path
+) -> None:
     output = tmp_path / "made"
     with pytest.raises(UnknownSymbol):
         profile(["libc:malloc"], ["libc:nothing_of_that_name"], command=COMMAND, output=output)
@@ -141,4 +187,64 @@ def test_a_kernel_without_sched_ext_and_another_scheduler_are_said(
     assert "--lab" in said and "--backend userspace" in said
     assert main(words(tmp_path / "made", "--scope", "cgroup", "--", *COMMAND)) == 3
     assert "sched_ext" in capsys.readouterr().err
-    assert main(words(tmp_path / "made", "--backend", "userspace", "--scope", "cgroup", "--", *COMMAND)) == 2
+    assert (
+        main(
+            words(tmp_path / "made", "--backend", "userspace", "--scope", "cgroup", "--", *COMMAND)
+        )
+        == 2
+    )
+
+
+def test_latencies_samples_and_callers_reach_the_engine_and_the_recording(
+    engine: type[Engine], tmp_path: Path
+) -> None:
+    latency = "libc:malloc,libc:free"
+    options = [
+        "--latency",
+        latency,
+        "--callers",
+        "8",
+        "--within",
+        "libc*",
+        "--coz",
+        str(tmp_path / "profile.coz"),
+    ]
+    assert main([*words(tmp_path / "made", *options), "--", *COMMAND]) == 0
+    [made] = engine.made
+    [(begin, end)] = made.latencies
+    assert begin != end and made.parameters.frames == 8 and made.parameters.only_scoped
+    [limits] = made.limits  # one process, which stays the same
+    [libc] = [pieces for pieces in limits.values()]
+    [free] = [pieces for pieces in made.selected[0].values()]
+    assert any(low <= free[0][0] < high for low, high in libc)
+    recording = load(tmp_path / "made")
+    profile = recording.frame("causal_profile").set_index(["point", "speedup"])
+    assert profile.loc[("libc:malloc", 0.5), "kind"] == "throughput"
+    row = profile.loc[(latency, 0.5)]
+    assert row["kind"] == "latency" and row["change"] == pytest.approx(-30)
+    samples = recording.frame("causal_samples")
+    assert list(samples["location"]) == ["", "libc:free"] and list(samples["lost"]) == [0, 100]
+    lines = [json.loads(line) for line in (tmp_path / "profile.coz").read_text().splitlines()]
+    assert {"type": "samples", "location": "libc:free", "count": 400} in lines
+    assert sum(line["type"] == "latency-point" for line in lines) == 6
+
+
+def test_without_callers_a_sample_belongs_to_its_instruction(
+    engine: type[Engine], tmp_path: Path
+) -> None:
+    assert main([*words(tmp_path / "made"), "--", *COMMAND]) == 0
+    assert not engine.made[0].limits and engine.made[0].parameters.frames == 0
+    assert main([*words(tmp_path / "other", "--within", "libc*"), "--", *COMMAND]) == 2
+
+
+def test_a_run_may_be_of_latencies_alone(engine: type[Engine], tmp_path: Path) -> None:
+    options = [word for word in words(tmp_path / "made") if word not in ("-p", "libc:malloc")]
+    assert main([*options, "--latency", "libc:malloc,libc:free", "--", *COMMAND]) == 0
+    assert load(tmp_path / "made").frame("progress")["kind"].unique().tolist() == ["latency"]
+    for wrong in (
+        "libc:malloc",
+        "libc:malloc,",
+        "libc:malloc,libc:malloc",
+        "libc:malloc,libc:free,libc:read",
+    ):
+        assert main([*options, "--overwrite", "--latency", wrong, "--", *COMMAND]) == 2
