@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from causal_engines import Known, Program, Synthetic
 
-from workbench.causal.analysis import causal_profile, gate
+from workbench.causal.analysis import causal_profile, gate, phases
 from workbench.causal.controller import experiments
 from workbench.causal.coz_format import read_coz, records, write_coz
 from workbench.causal.plan import Plan
@@ -25,7 +25,7 @@ def record(
     path: Path, engine: Synthetic, program: Program | None = None, *, rounds: int = 40
 ) -> tuple[Results, Recording]:
     plan = Plan((Region("main.c:5"), Region("other")), speedups=(0.25, 0.5), rounds=rounds)
-    points = [f"point{number}" for number in range(len(engine.counts))]
+    points = [f"point{number}" for number in range(len(engine.counts) + engine.pairs)]
     results = Results(RecordingWriter(path, collectors=["causal"]), points)
     for one in experiments(engine, program or Program(), plan, points, finder=Known()):  # type: ignore[arg-type]
         results.add(one)
@@ -152,3 +152,83 @@ def test_logs_of_coz_itself_are_read() -> None:
     for wrong in ("experiment\tspeedup", "{", '{"a": 1}', "samples\tcount=x"):
         with pytest.raises(BadSpec, match="line 1"):
             read_coz([wrong])
+
+
+def two_phases(seed: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, float]:
+    """A run of 400 s that is for a quarter of its time in a phase where `a` takes 60 % of a round, else without it.
+
+    Experiments on `a` above 0 % count only where it was found, as the controller has it.
+    """
+    random, made, passed = np.random.default_rng(seed), [], []
+    counts = {"a": 0, "b": 0}
+    plain = 0.0
+    for number in range(800):
+        here = number % 4 == 0
+        region = ("a", "b")[number // 4 % 2] if number % 8 < 4 else str(random.choice(["a", "b"]))
+        speedup = float(random.choice([0.0, 0.5]))
+        hits = {"a": 300 if here else 0, "b": 200}
+        base = 10e6 if here else 4e6
+        gain = speedup * {"a": 0.6, "b": 0.4 if here else 1.0}[region] if hits[region] else 0
+        if not speedup:
+            plain += 0.5e9
+            counts = {name: counts[name] + hits[name] for name in counts}
+        reason = "" if hits[region] or not speedup else "no sample"
+        made.append((number, region, speedup, 500_000_000, not reason, reason, 500, hits[region]))
+        passed.append((number, "p", base * (1 - gain) * random.normal(1, 0.01)))
+    names = ["number", "region", "speedup", "duration", "valid", "reason", "samples", "hits"]
+    samples = pd.DataFrame({"location": list(counts), "plain": list(counts.values())})
+    return (
+        pd.DataFrame(made, columns=names),
+        pd.DataFrame(passed, columns=["experiment", "point", "period"]),
+        samples,
+        plain,
+    )
+
+
+def test_a_region_of_one_phase_is_compared_with_that_phase_and_corrected_for_the_others() -> None:
+    made, passed, samples, plain = two_phases(3)
+    factors = phases(made, samples, plain)
+    assert factors["a"] == pytest.approx(0.25, abs=0.05)
+    assert factors["b"] == pytest.approx(1, abs=0.05)
+    table = causal_profile(made, passed, phase=factors).set_index(["region", "speedup"])
+    row = table.loc[("a", 0.5)]
+    assert row["change"] == pytest.approx(
+        -30, abs=1
+    )  # of its phase; against all of the run it would be +75 %
+    assert row["corrected"] == pytest.approx(-30 * 0.25, abs=1.5)
+    assert row["phase"] == factors["a"]
+
+
+def test_without_samples_or_enough_of_them_nothing_is_corrected() -> None:
+    made, passed, samples, plain = two_phases(4)
+    assert np.isnan(causal_profile(made, passed)["corrected"]).all()
+    few = samples.assign(plain=[9, 10_000])
+    assert set(phases(made, few, plain)) == {"b"}
+    assert phases(made, samples, 0.0) == {}
+
+
+@pytest.mark.parametrize("tabs", [False, True])
+def test_cozs_viewer_comes_to_the_latency(tmp_path: Path, tabs: bool) -> None:
+    results, _ = record(tmp_path / "made", Synthetic(latencies=1), rounds=2)
+    made, passed = results.frames()
+    path = tmp_path / "profile.coz"
+    write_coz(path, made, passed, tabs=tabs)
+    found, seen = read_coz(path.read_text().splitlines()), 0
+    for one, throughput, latency in zip(found, found[1:], found[2:], strict=False):
+        if one["type"] != "experiment":
+            continue
+        seen += 1
+        assert throughput["type"] == "throughput-point" and latency["type"] == "latency-point"
+        assert (latency["arrivals"], latency["departures"]) == (49, 48)
+        if not tabs:  # getDataPoint of viewer/ts/profile.ts
+            shown = latency["difference"] / (latency["arrivals"] / one["duration"])
+            assert shown == pytest.approx(0.8 * one["duration"] / 50, rel=1e-6)
+    assert seen == 12
+
+
+def test_a_profile_of_latencies_alone_is_in_cozs_format(tmp_path: Path) -> None:
+    results, _ = record(tmp_path / "made", Synthetic(counts=(), latencies=1), rounds=2)
+    found = list(records(*results.frames()))
+    one, latency = found[1:3]
+    shown = latency["difference"] / (latency["arrivals"] / one["duration"])
+    assert shown == pytest.approx(results.frames()[1]["period"][0], rel=1e-6)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -32,13 +33,20 @@ def test_every_experiment_is_given_out_with_what_it_measured() -> None:
     engine, told = Synthetic(), []
     made = list(
         controller.experiments(
-            engine, Program(), PLAN, ["done"], finder=Known(), progress=lambda s: told.append(str(s))  # type: ignore[arg-type]
+            engine,
+            Program(),
+            PLAN,
+            ["done"],
+            finder=Known(),
+            progress=lambda s: told.append(str(s)),  # type: ignore[arg-type]
         )
     )
     assert [one.number for one in made] == list(range(1, 7))
     assert [one.speedup for one in made] == engine.begun
     assert sorted(engine.begun) == [0, 0, 0, 0.5, 0.5, 0.5]
-    assert all(one.valid and one.measured[0].period == 1e7 * (1 - 0.6 * one.speedup) for one in made)
+    assert all(
+        one.valid and one.measured[0].period == 1e7 * (1 - 0.6 * one.speedup) for one in made
+    )
     assert engine.selected == [{1: ((0x1000, 0x2000),), 2: ((0x1000, 0x2000),)}] * 6
     assert told[2].startswith("experiment 3: a ") and "(2 done, " in told[2]
 
@@ -54,6 +62,48 @@ def test_too_little_progress_is_said_with_its_point() -> None:
     made = list(run(Synthetic(counts=(4, 50)), Program()))
     assert {one.reason for one in made} == {"point0 was passed 4 times, which is too few"}
     assert made[0].measured[1].count == 50
+
+
+def test_an_experiment_that_did_not_find_its_region_is_dropped_unless_it_was_to_change_nothing() -> (
+    None
+):
+    engine = Synthetic()
+    engine.hits = 0
+    made = list(run(engine, Program()))
+    assert {(one.speedup, one.reason) for one in made} == {(0.0, ""), (0.5, controller.NOT_SAMPLED)}
+
+
+def test_a_latency_needs_arrivals_and_departures() -> None:
+    engine = Synthetic(counts=(), latencies=1)
+    plan = Plan((Region("a"),), speedups=(0.0, 0.5), rounds=1)
+    names = ["begin,end"]
+    made = list(controller.experiments(engine, Program(), plan, names, finder=Known()))  # type: ignore[arg-type]
+    assert all(one.valid and one.measured[0].departures == 48 for one in made)
+    whole = engine.end()[0]
+    for changed, reason in (
+        ({"departures": 4}, "begin,end was passed 4 times, which is too few"),
+        ({"period": float("nan")}, "how many were inside begin,end could not be counted"),
+    ):
+        judged = controller._judge([replace(whole, **changed)], names, 0.5, 0.5, 0.5)
+        assert judged == reason
+
+
+def test_what_is_left_is_known_from_the_time_or_from_the_rounds() -> None:
+    told: list[controller.State] = []
+    controller_run = controller.experiments(
+        Synthetic(),
+        Program(),
+        PLAN,
+        ["done"],
+        finder=Known(),
+        progress=told.append,  # type: ignore[arg-type]
+    )
+    list(controller_run)
+    assert [state.total for state in told] == [6] * 6
+    choice = told[0].choice
+    assert controller.State(0, 0, 0, 0, 0.5, choice).remaining is None
+    assert controller.State(2, 0, 3, 0, 0.5, choice, 6).remaining == pytest.approx(6)
+    assert controller.State(2, 0, 3, 5, 0.5, choice, 6).remaining == pytest.approx(2)
 
 
 def test_experiments_end_when_the_kernel_takes_the_scheduler_away() -> None:
@@ -83,7 +133,9 @@ def test_a_region_that_is_nowhere_is_dropped_and_given_up() -> None:
     assert len(made) == 16 and sum(one.valid for one in made) == 8
 
 
-def test_an_experiment_in_which_the_machine_stood_still_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_experiment_in_which_the_machine_stood_still_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = iter(range(0, 10**15, 3 * 10**9))
     monkeypatch.setattr(controller.time, "monotonic_ns", lambda: next(now))
     made = next(run(Synthetic(), Program()))
