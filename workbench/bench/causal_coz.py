@@ -28,10 +28,12 @@ __all__ = (
     "DESCRIPTION",
     "Comparison",
     "Prediction",
+    "lines_from_guest",
     "overheads",
     "predictions",
     "run",
     "setups",
+    "summarise",
 )
 
 DESCRIPTION = "SchedCoz and Coz itself in one guest: errors against the truth, spread, overheads (half an hour)"
