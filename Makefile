@@ -34,7 +34,7 @@ ml: setup-test  ## add scikit-learn and torch (extra `ml`), which nothing else n
 
 clean:  ## remove what was built; .venv stays
 	@rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	@rm -rf workbench/objects/built workbench/objects/include workbench/native/*.so workbench/native/agents/*.so
+	@rm -rf workbench/objects/built workbench/objects/include workbench/native/*.so workbench/native/agents/*.so workbench/native/demonstrations/*.so
 	@rm -rf workbench/native/runtime/bitcode workbench/native/workloads/causal_shapes
 	@find workbench tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -5,6 +5,7 @@
 #ifndef SCHEDCOZ_OBSERVE_H
 #define SCHEDCOZ_OBSERVE_H
 
+#include "schedcoz_packets.h"
 #include "schedcoz_state.h"
 
 #include <linux/bpf_perf_event.h>
@@ -16,8 +17,6 @@
 #define LATENCY_BEGIN 256ULL
 #define LATENCY_END 512ULL /* its number is the one after that of its begin */
 
-/* Bits of the preemption count that say "not in a task's own context"; they moved in Linux 7.3, the loader knows. */
-const volatile u32 interrupt_mask = 0x00ffff00;
 /* Callers that are looked at where the instruction is out of scope, MAX_FRAMES - 1 at most; 0: only the instruction. */
 const volatile u32 walk_frames = 0;
 /* Only tasks in scope make progress. */
@@ -61,8 +60,6 @@ struct {
 	__type(value, struct located);
 } locations SEC(".maps");
 
-extern const int __preempt_count __ksym;
-
 /* A process that is forked has the region where its parent has it; the controller knows of it only later. */
 static __always_inline void inherit_region(const struct task_struct *p)
 {
@@ -79,19 +76,17 @@ static __always_inline void inherit_region(const struct task_struct *p)
 		bpf_map_update_elem(&scopes, &child, region, BPF_ANY);
 }
 
-/* R3 or R4: who wakes whom. Only a task's own context counts; an interrupt wakes on behalf of nobody. */
+/* R3 or R4: who wakes whom. Only a task's own context counts, and what a task sent; any other interrupt wakes on behalf of
+ * nobody.
+ */
 SEC("tp_btf/sched_waking")
 int BPF_PROG(waking, struct task_struct *p)
 {
-	const int *count = bpf_this_cpu_ptr(&__preempt_count);
-	struct task_state *state, *waker;
+	struct task_state *state = state_of(p);
+	struct schedcoz_task acting = {};
 
-	if ((u32)*count & interrupt_mask)
-		return 0;
-	waker = bpf_task_storage_get(&tasks, bpf_get_current_task_btf(), 0, 0);
-	state = state_of(p);
-	if (state && waker && (waker->clock.flags & SCHEDCOZ_SCOPED) && (state->clock.flags & SCHEDCOZ_SCOPED))
-		schedcoz_waking(&state->clock, &waker->clock, &experiment);
+	if (state && (state->clock.flags & SCHEDCOZ_SCOPED) && acting_clock(&acting))
+		schedcoz_waking(&state->clock, &acting, &experiment);
 	return 0;
 }
 

@@ -22,6 +22,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "how the guest runs, of benchmarks that use one",
     },
     "shapes": {"metavar": "NAME,...", "help": "only these shapes of the workload"},
+    "servers": {"metavar": "NAME,...", "help": "only these demonstrations"},
+    "recordings": {"metavar": "DIR", "help": "keep the recordings of demonstrations here"},
     "repeats": {"type": int, "help": "how often everything is measured"},
     "boots": {"type": int, "help": "how many guests are booted one after the other"},
     "cpus": {"type": int, "help": "processors of a guest"},

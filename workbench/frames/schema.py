@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from workbench.errors import MissingFrame
 from workbench.frames.causal_schemas import CAUSAL_SCHEMAS
 from workbench.frames.declaration import Column, Kind, Schema
+from workbench.frames.demonstration_schemas import DEMONSTRATION_SCHEMAS
 from workbench.frames.program_schemas import PROGRAM_SCHEMAS
 
 if TYPE_CHECKING:
@@ -453,4 +454,4 @@ register(
         recorded_by="pages",
     ),
 )
-register(*PROGRAM_SCHEMAS, *CAUSAL_SCHEMAS)
+register(*PROGRAM_SCHEMAS, *CAUSAL_SCHEMAS, *DEMONSTRATION_SCHEMAS)

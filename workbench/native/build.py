@@ -16,7 +16,7 @@ from workbench.errors import MissingCapability
 from workbench.native.bitcode import build_bitcode
 from workbench.native.library import CORE
 
-__all__ = ("agent", "build", "compiler", "runtime_sources", "sources", "workload")
+__all__ = ("agent", "build", "compiler", "demonstration", "runtime_sources", "sources", "workload")
 
 FLAGS = ("-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread")
 LIBRARY = ("-fPIC", "-shared", "-fvisibility=hidden")
@@ -69,6 +69,11 @@ def workload(name: str) -> Path:
     return HERE / "workloads" / name
 
 
+def demonstration(name: str) -> Path:
+    """Path of a library that puts a known fault into a real program."""
+    return HERE / "demonstrations" / f"{name}.so"
+
+
 def build(output: Path = CORE, extra: tuple[str, ...] = (), *, force: bool = False) -> bool:
     """Compile the core to `output` and, with it, the agents; returns False when all was up to date."""
     headers = [*HERE.rglob("*.h"), *(HERE.parents[1] / "bpf").glob("*.h")]
@@ -86,6 +91,8 @@ def build(output: Path = CORE, extra: tuple[str, ...] = (), *, force: bool = Fal
         for source in workloads:
             flags = PROGRAMS.get(source.stem, PROGRAM)
             made |= _compile(source.with_suffix(""), [source], workloads, flags, force)
+        for source in sorted(HERE.glob("demonstrations/*.c")):
+            made |= _compile(source.with_suffix(".so"), [source], headers, LIBRARY, force)
         made |= build_bitcode(force=force)
     return made
 

@@ -40,6 +40,8 @@ _POINTS = 16  # MAX_POINTS of bpf/schedcoz_state.h
 _BEGIN, _END = 256, 512  # LATENCY_BEGIN and LATENCY_END of bpf/schedcoz_observe.h
 _CLEARED = ("count", "first", "last", "first_time", "last_time")
 
+#: Programs that see who wakes whom, by itself and with what it sends.
+_OBSERVERS = ("waking", "packet_sent", "packet_received", "packets_done")
 _INT, _VARIABLE = 1, 14  # kinds of BTF
 #: Bits of the preemption count outside a task's own context, by the size of the variable in the kernel's BTF: softirq,
 #: hard interrupt, NMI (include/linux/preempt.h; the layout changed when the variable became 8 bytes in Linux 7.3).
@@ -154,7 +156,8 @@ class SchedCoz:
             self.scheduler = stack.enter_context(Scheduler(obj, constants=constants))
             loaded = self.loaded = self.scheduler.loaded
             loaded.globals["experiment"]["period"] = given.period
-            loaded.attach("waking")
+            for observer in _OBSERVERS:
+                loaded.attach(observer)
             by_path: dict[str, list[tuple[int, int, int]]] = {}
             for (path, offset, *semaphore), cookie in placed:
                 place = (offset, cookie, semaphore[0] if semaphore else 0)
