@@ -2,6 +2,7 @@
  *
  *     web_application PORT KNOBS
  *
+ * With port 0 a free one is taken, and printed.
  * KNOBS is a file of 64-bit numbers that is mapped: [0] is how many turns `render_page` takes, of 50 dependent
  * multiplications in registers each. One process serves all connections, by epoll. It runs until it is killed or its
  * parent ends.
@@ -82,6 +83,13 @@ int main(int argc, char **argv)
 	if (bind(listening, (void *)&here, sizeof(here)) || listen(listening, 64) ||
 	    epoll_ctl(poll, EPOLL_CTL_ADD, listening, &event))
 		fail("listen");
+	if (!here.sin_port) {
+		socklen_t size = sizeof(here);
+
+		getsockname(listening, (void *)&here, &size);
+		printf("%u\n", ntohs(here.sin_port));
+		fflush(stdout);
+	}
 	for (;;) {
 		struct epoll_event ready[MOST];
 		int found = epoll_wait(poll, ready, MOST, -1);
