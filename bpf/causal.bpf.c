@@ -202,7 +202,18 @@ static __always_inline bool in_region(struct bpf_perf_event_data *ctx)
 	return false;
 }
 
-/* R1: `sample_period` ns of the thread's CPU time have passed. */
+/* R1, for `charge` ns. A clock is behind the common one's when its thread slept longer than it had to, or was woken by one
+ * that did. That stays its credit: were it passed on to all, each sleep that is too long would be the cause of others.
+ */
+static __always_inline void charge(struct thread *thread, u64 charge)
+{
+	u64 credit = schedcoz_debt(common_clock(), thread->clock.local);
+
+	thread->clock.local += charge;
+	raise_global(thread->clock.local - credit);
+}
+
+/* `sample_period` ns of the thread's CPU time have passed. */
 SEC("perf_event")
 int sample(struct bpf_perf_event_data *ctx)
 {
@@ -217,8 +228,7 @@ int sample(struct bpf_perf_event_data *ctx)
 	if (in_region(ctx)) {
 		COUNT(hits);
 		__sync_fetch_and_add(&counters.weighted, ctx->sample_period);
-		thread->clock.local += ctx->sample_period * experiment.speedup / SCHEDCOZ_WHOLE;
-		raise_global(thread->clock.local);
+		charge(thread, ctx->sample_period * experiment.speedup / SCHEDCOZ_WHOLE);
 	}
 	pay(thread);
 	return 0;
