@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from workbench.frames.declaration import Column, Schema
+from workbench.frames.gain_schemas import GAIN_SCHEMAS
 from workbench.frames.scheduler_schemas import SCHEDULER_SCHEMAS
 
 __all__ = ("PROGRAM_SCHEMAS",)
@@ -53,4 +54,5 @@ PROGRAM_SCHEMAS = (
         recorded_by="wb.compare_backends",
     ),
     *SCHEDULER_SCHEMAS,
+    *GAIN_SCHEMAS,
 )

@@ -1,0 +1,246 @@
+"""Predicted gains beside the truth, where the truth is known. Behind notebook 04.
+
+The workload is `causal_shapes`, whose regions can really be shortened while it runs: each prediction and its truth
+come from the same process. Measured in a guest of the lab; in the deterministic mode on any machine alike. What many
+boots of a parallel guest gave (`workbench bench causal-guest`), and what the simulator gives, become the same frame.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.causal.shapes import ONE_CPU, Shape
+from workbench.errors import BadSpec
+from workbench.frames.writer import RecordingWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import pandas as pd
+
+    from workbench.frames.recording import Recording
+
+__all__ = ("CASES", "CURVE", "Case", "keep_boots", "keep_simulated", "measure_gains", "summary")
+
+SPEEDUPS = (0.25, 0.5, 0.75)
+_COLUMNS = (
+    "origin", "run", "accepted", "cpus", "label", "region", "null", "speedup", "predicted", "true", "uncertainty",
+    "period", "overhead",
+)  # fmt: skip
+_WORK = 0.37  # of ONE_CPU, whose amounts are for turns of 45 ns: they take 120 ns of that clock
+_LIMIT = 2400.0  # s of wall time; a guest on a busy host is many times slower than on an idle one
+
+
+@dataclass(frozen=True)
+class Case:
+    """A shape of the workload under a `label`, and the speed-ups to predict."""
+
+    label: str
+    shape: Shape
+    speedups: tuple[float, ...] = SPEEDUPS
+
+
+#: Rounds of some 12 ms of a deterministic guest's clock. On its one CPU, work beside other work takes time from it, so
+#: nobody waits for a region only where a timer is what is waited for.
+CASES = tuple(Case(name, shape.scaled(_WORK)) for name, shape in ONE_CPU.items())
+#: A computation of 12 ms beside a wait of 6 ms: its gain ends where the wait is what is waited for.
+CURVE = Case(
+    "timer, 6 ms",
+    Shape("timer", (100_000, 0, 0, 6_000_000, 0), ("region_a",)),
+    (0.2, 0.4, 0.6, 0.8),
+)
+
+
+def measure_gains(
+    output: str | Path,
+    cases: Sequence[Case] = CASES,
+    *,
+    backends: Sequence[str] = ("scheduler", "userspace"),
+    rounds: int = 3,
+    seconds: float = 0.3,
+    mode: str = "deterministic",
+    overwrite: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Recording:
+    """Predict the gains of shapes of the workload, and measure them, in one boot of a guest.
+
+    Parameters
+    ----------
+    output : path
+        Folder of the recording.
+    cases : sequence of Case
+    backends : sequence of {"scheduler", "userspace"}
+        Who predicts. The userspace runtime leaves shapes of several processes out.
+    rounds : int
+        Experiments per condition.
+    seconds : float
+        Of an experiment.
+    mode : {"deterministic", "parallel"}
+        Of the guest.
+    overwrite : bool
+        Replace the recording.
+    progress : callable, optional
+        Called with a line of text for each prediction.
+
+    Returns
+    -------
+    Recording
+        With frame `causal_gains`.
+
+    Raises
+    ------
+    MissingCapability
+        No guest can boot: `workbench lab prepare` was not run.
+    RunFailed
+        The guest's part failed.
+    """
+    from workbench.lab.vm import lab
+
+    todo = {
+        "cases": [asdict(one) for one in cases], "backends": list(backends), "rounds": rounds, "seconds": seconds,
+        "settle": 4.0, "seed": 1,
+    }  # fmt: skip
+    say = progress or (lambda text: None)
+    rows: list[dict[str, Any]] = []
+    rest = b""
+
+    def show(stream: int, data: bytes) -> None:
+        nonlocal rest
+        if stream != 1:
+            return
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            rows.append(json.loads(line))
+            one = rows[-1]
+            say(
+                f"{one['origin']}: {one['label']} {one['region']} {one['speedup']:.0%} faster: predicted "
+                f"{one['predicted']:+.2f} %, true {one['true']:+.2f} %"
+            )
+
+    with lab(mode, progress=say) as vm:
+        words = ["python3", "-m", "workbench.runs.known_gains_guest", json.dumps(todo)]
+        vm.run(words, limit=_LIMIT, check=True, show=show)
+        about = vm.about
+    own = {"run": 0, "accepted": True, "cpus": about["cpus"]}
+    return _keep(output, [own | one for one in rows], {"guest": about}, overwrite=overwrite)
+
+
+def keep_boots(output: str | Path, lines: Iterable[str], *, overwrite: bool = False) -> Recording:
+    """What boots of a parallel guest printed, as a recording.
+
+    Parameters
+    ----------
+    output : path
+    lines : iterable of str
+        Lines of JSON, as `workbench.bench.causal_guest_worker` prints them, with ``boot``, the number of the boot,
+        added to each. Of ``kind`` calibration: one per boot, whose ``accepted`` is the gate's word and whose other
+        fields are kept in the frame `causal_boots`. Of ``kind`` prediction: one per shape, region and speed-up. Other
+        kinds are passed over. A boot without calibration was refused (its guest failed).
+    overwrite : bool
+
+    Returns
+    -------
+    Recording
+        With frames `causal_gains` (``origin`` is "scheduler", ``run`` the boot) and `causal_boots`.
+
+    Raises
+    ------
+    BadSpec
+        No prediction among the lines, or a line without a boot.
+    """
+    found = [json.loads(line) for line in lines if line.strip()]
+    if strange := next((one for one in found if "boot" not in one), None):
+        raise BadSpec(f"this line is of no boot: {json.dumps(strange)[:80]}", 'add "boot": NUMBER')
+    boots = {one["boot"]: one for one in found if one["kind"] == "calibration"}
+    rows = [
+        {
+            "origin": "scheduler", "run": one["boot"], "label": one["shape"], "cpus": one.get("cpus", 2),
+            "accepted": bool(boots.get(one["boot"], {}).get("accepted", False)), **one,
+        }
+        for one in found
+        if one["kind"] == "prediction"
+    ]  # fmt: skip
+    gates = [
+        {
+            "boot": number, "accepted": bool(one["accepted"]), "reason": "; ".join(one.get("reasons", ())),
+            **{name: float(one.get(name, math.nan)) for name in _GATE},
+        }
+        for number, one in sorted(boots.items())
+    ]  # fmt: skip
+    return _keep(output, rows, {}, overwrite=overwrite, boots=gates)
+
+
+_GATE = (
+    "stop_cost", "stop_cost_error", "predicted", "true", "null_predicted", "null_true", "period_difference",
+    "uncertainty", "noise", "drift",
+)  # fmt: skip
+
+
+def keep_simulated(
+    output: str | Path, campaign: pd.DataFrame, *, overwrite: bool = False
+) -> Recording:
+    """A campaign of the simulator (`workbench.sched.fidelity.campaign`) as a recording.
+
+    Gains are kept to hundredths of a point. ``run`` is the seed of the simulated program.
+    """
+    from workbench.sched.fidelity import ZERO
+
+    rows = [
+        {
+            "origin": "simulator", "run": one["seed"], "accepted": True, "cpus": one["cpus"], "label": one["shape"],
+            "region": "region", "null": abs(one["true"]) < ZERO, "speedup": one["speedup"],
+            "predicted": round(one["predicted"], 2), "true": round(one["true"], 2),
+        }
+        for one in campaign.to_dict("records")
+    ]  # fmt: skip
+    return _keep(output, rows, {}, overwrite=overwrite)
+
+
+def _keep(
+    output: str | Path,
+    rows: Sequence[dict[str, Any]],
+    options: dict[str, Any],
+    *,
+    overwrite: bool,
+    boots: Sequence[dict[str, Any]] = (),
+) -> Recording:
+    if not rows:
+        raise BadSpec("there is no prediction to keep")
+    with RecordingWriter(output, command=(), options=options, overwrite=overwrite) as writer:
+        columns = {name: [row.get(name, math.nan) for row in rows] for name in _COLUMNS}
+        writer.append("causal_gains", columns)
+        if boots:
+            writer.append("causal_boots", {name: [one[name] for one in boots] for name in boots[0]})
+    return writer.finish()
+
+
+def summary(frame: pd.DataFrame, by: str = "origin") -> pd.DataFrame:
+    """Errors (predicted minus true, in points) of a frame `causal_gains`, for each value of `by`.
+
+    Returns
+    -------
+    DataFrame
+        ``predictions``, ``median`` and ``percentile_95`` of the absolute error, ``rms``, ``largest``, and
+        ``largest_null``: that where the true gain is nothing; NaN without such.
+    """
+    import numpy as np
+    import pandas as pd
+
+    error = (frame["predicted"] - frame["true"]).abs()
+    found = {}
+    for value, size in error.groupby(frame[by].to_numpy(), sort=False):
+        null = frame["null"].loc[size.index].astype(bool)
+        found[value] = {
+            "predictions": len(size),
+            "median": size.median(),
+            "percentile_95": size.quantile(0.95),
+            "rms": np.sqrt((size**2).mean()),
+            "largest": size.max(),
+            "largest_null": size[null].max() if null.any() else math.nan,
+        }
+    table = pd.DataFrame.from_dict(found, orient="index").astype({"predictions": int})
+    return table.rename_axis(by)
