@@ -33,9 +33,11 @@ FREESTANDING = (
     "-Wl,-s,-Bsymbolic,-z,defs,-z,norelro,-z,separate-code,--hash-style=sysv,--build-id=none",
 )
 # Workloads run in guests whatever their C library: static. Into the one for Coz a library is preloaded, which reads no
-# newer DWARF (version 0.2).
+# newer DWARF (version 0.2) and follows frame pointers.
 PROGRAM = ("-static",)
-PROGRAMS = {"causal_shapes_coz": ("-no-pie", "-gdwarf-3", "-gstrict-dwarf")}
+PROGRAMS = {
+    "causal_shapes_coz": ("-no-pie", "-gdwarf-3", "-gstrict-dwarf", "-fno-omit-frame-pointer")
+}
 RUNTIME_AGENT_MACHINES = ("x86_64",)
 
 
