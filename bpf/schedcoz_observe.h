@@ -44,7 +44,7 @@ struct {
 } scopes SEC(".maps");
 
 /* All samples of tasks in scope by where they belong to, 0 for none of the places in scope: their number, the
- * nanoseconds they stand for, and the number of those while nothing was sped up.
+ * nanoseconds they stand for, and the number of those in experiments at 0 %.
  */
 struct location {
 	u64 address;
@@ -158,7 +158,7 @@ static __always_inline void count_location(u64 address, u32 tgid, u64 weight)
 	}
 	__sync_fetch_and_add(&found->count, 1);
 	__sync_fetch_and_add(&found->weight, weight);
-	if (!experiment.active || !experiment.speedup)
+	if (experiment.active && !experiment.speedup)
 		__sync_fetch_and_add(&found->plain, 1);
 }
 
