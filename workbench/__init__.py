@@ -25,6 +25,7 @@ _PUBLIC = {
     "calibrate": "workbench.collectors.calibration",
     "doctor": "workbench.host",
     "lab": "workbench.lab",
+    "causal": "workbench.causal",
     "sched": "workbench.sched",
     "claim": "workbench.runs.claims",
     "record_or_load": "workbench.runs.source",
@@ -49,7 +50,7 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'workbench' has no attribute {name!r}")
     module = import_module(_PUBLIC[name])
-    value = module if name in ("plot", "lab", "sched") else getattr(module, name)
+    value = module if name in ("plot", "lab", "sched", "causal") else getattr(module, name)
     globals()[name] = value
     if name in ("record", "watch", "rwatch"):
         _show_recorders()

@@ -105,22 +105,20 @@ def _phased(experiments: pd.DataFrame) -> set[str]:
     return {str(region) for region, kinds in found.items() if kinds > 1}
 
 
-def phases(experiments: pd.DataFrame, samples: pd.DataFrame, plain_time: float) -> dict[str, float]:
+def phases(experiments: pd.DataFrame, samples: pd.DataFrame) -> dict[str, float]:
     """How much more often each region is at work in the whole run than in the experiments on it.
 
     Coz's correction for phases (Curtsinger and Berger, SOSP 2015, section 3.4): what a region promises holds for the
     time in which it was measured, so the gain of the whole run is dP x (t_obs / s_obs) x (s / T), with s_obs samples of
     the region in its experiments, which lasted t_obs, and s samples of it in the run, which lasted T. Here both are of
-    the time in which nothing was sped up: while tasks are withheld, all but the region takes longer, and the quotient
-    would be off by that.
+    experiments at 0 %, on this region and on any: while tasks are withheld, all but the region takes longer, and the
+    quotient would be off by that.
 
     Parameters
     ----------
     experiments : DataFrame
     samples : DataFrame
         Frame `causal_samples`.
-    plain_time : float
-        ns of the run in which nothing was sped up.
 
     Returns
     -------
@@ -129,7 +127,8 @@ def phases(experiments: pd.DataFrame, samples: pd.DataFrame, plain_time: float) 
     """
     plain = experiments[experiments["speedup"] == 0]
     if "reason" in plain:
-        plain = plain[plain["valid"].astype(bool)]
+        plain = plain[(plain["samples"] > 0) & (plain["reason"] != "interrupted")]
+    lasted = float(plain["duration"].sum())
     phased, found = _phased(experiments), {}
     counts = dict(zip(samples["location"].astype(str), samples["plain"], strict=True))
     for region, rows in plain.groupby("region", observed=True):
@@ -137,8 +136,8 @@ def phases(experiments: pd.DataFrame, samples: pd.DataFrame, plain_time: float) 
             rows = rows[rows["hits"] > 0]
         hits, time = int(rows["hits"].sum()), float(rows["duration"].sum())
         whole = int(counts.get(str(region), 0))
-        if min(hits, whole) >= _ENOUGH_HITS and plain_time > 0:
-            found[str(region)] = time / hits * whole / plain_time
+        if min(hits, whole) >= _ENOUGH_HITS:
+            found[str(region)] = time / hits * whole / lasted
     return found
 
 

@@ -106,7 +106,6 @@ class Results:
         tolerance: float,
         ended: str = "",
         samples: pd.DataFrame | None = None,
-        seconds: float = 0.0,
     ) -> Recording:
         """Analyse, and close the recording.
 
@@ -122,17 +121,12 @@ class Results:
             Why the kernel took the scheduler away, if it did.
         samples : DataFrame, optional
             Frame `causal_samples`.
-        seconds : float
-            How long they were taken.
         """
         import tempfile
         from pathlib import Path
 
         made, passed = self.frames()
-        factors: dict[str, float] = {}
-        if samples is not None:
-            sped = float(made.loc[made["speedup"] > 0, "duration"].sum())
-            factors = phases(made, samples, 1e9 * seconds - sped)
+        factors = {} if samples is None else phases(made, samples)
         table = causal_profile(made, passed, seed=seed, phase=factors)
         checked = gate(made, passed, tolerance=tolerance)
         if not self.writer.failure:

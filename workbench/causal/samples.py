@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import Counter
 from fnmatch import fnmatch
 from pathlib import Path
@@ -105,15 +104,12 @@ class Sampling:
 
     def __init__(self, names: Names, within: Sequence[str] | None) -> None:
         self.names, self.within = names, within
-        self.seconds = 0.0
         self._engine: Sampler | None = None
         self._limited: dict[int, Pieces] = {}
-        self._began = 0.0
 
     def begin(self, engine: object) -> None:
         """The engine is there; of one that does not say where samples were, nothing is read."""
         self._engine = engine if isinstance(engine, Sampler) else None
-        self._began = time.monotonic()
 
     def look(self, pids: Sequence[int]) -> None:
         """These are the target's processes now."""
@@ -130,10 +126,9 @@ class Sampling:
         self._engine.limit(found)
 
     def end(self) -> pd.DataFrame | None:
-        """Frame `causal_samples`, of `seconds`."""
+        """Frame `causal_samples`."""
         if self._engine is None:
             return None
-        self.seconds = time.monotonic() - self._began
         parameters = getattr(self._engine, "parameters", None)
         return table(self._engine.locations(), self.names, getattr(parameters, "period", 1_000_000))
 

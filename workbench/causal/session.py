@@ -225,7 +225,6 @@ def profile(
             tolerance=tolerance,
             ended=ended,
             samples=samples,
-            seconds=sampling_of.seconds,
         )
 
 

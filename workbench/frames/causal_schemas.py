@@ -79,7 +79,7 @@ CAUSAL_SCHEMAS = (
             Column("count", "int64", "", "samples"),
             Column("weight", "int64", "ns", "time that they stand for"),
             Column("lost", "int64", "", "samples that were due and did not come, by that time"),
-            Column("plain", "int64", "", "samples while nothing was sped up"),
+            Column("plain", "int64", "", "samples in experiments at 0 %"),
         ),
         recorded_by=_BY,
     ),

@@ -49,7 +49,7 @@ class Measured:
 @dataclass(frozen=True)
 class Located:
     """Samples of process `pid` at `address` (0: no frame of theirs is in scope): `count`, the ns (`weight`) they stand
-    for, and how many of them (`plain`) were taken while nothing was sped up.
+    for, and how many of them (`plain`) were taken in experiments at 0 %.
     """
 
     pid: int

@@ -154,14 +154,13 @@ def test_logs_of_coz_itself_are_read() -> None:
             read_coz([wrong])
 
 
-def two_phases(seed: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, float]:
+def two_phases(seed: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """A run of 400 s that is for a quarter of its time in a phase where `a` takes 60 % of a round, else without it.
 
     Experiments on `a` above 0 % count only where it was found, as the controller has it.
     """
     random, made, passed = np.random.default_rng(seed), [], []
     counts = {"a": 0, "b": 0}
-    plain = 0.0
     for number in range(800):
         here = number % 4 == 0
         region = ("a", "b")[number // 4 % 2] if number % 8 < 4 else str(random.choice(["a", "b"]))
@@ -170,7 +169,6 @@ def two_phases(seed: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, flo
         base = 10e6 if here else 4e6
         gain = speedup * {"a": 0.6, "b": 0.4 if here else 1.0}[region] if hits[region] else 0
         if not speedup:
-            plain += 0.5e9
             counts = {name: counts[name] + hits[name] for name in counts}
         reason = "" if hits[region] or not speedup else "no sample"
         made.append((number, region, speedup, 500_000_000, not reason, reason, 500, hits[region]))
@@ -181,13 +179,12 @@ def two_phases(seed: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, flo
         pd.DataFrame(made, columns=names),
         pd.DataFrame(passed, columns=["experiment", "point", "period"]),
         samples,
-        plain,
     )
 
 
 def test_a_region_of_one_phase_is_compared_with_that_phase_and_corrected_for_the_others() -> None:
-    made, passed, samples, plain = two_phases(3)
-    factors = phases(made, samples, plain)
+    made, passed, samples = two_phases(3)
+    factors = phases(made, samples)
     assert factors["a"] == pytest.approx(0.25, abs=0.05)
     assert factors["b"] == pytest.approx(1, abs=0.05)
     table = causal_profile(made, passed, phase=factors).set_index(["region", "speedup"])
@@ -200,11 +197,10 @@ def test_a_region_of_one_phase_is_compared_with_that_phase_and_corrected_for_the
 
 
 def test_without_samples_or_enough_of_them_nothing_is_corrected() -> None:
-    made, passed, samples, plain = two_phases(4)
+    made, passed, samples = two_phases(4)
     assert np.isnan(causal_profile(made, passed)["corrected"]).all()
     few = samples.assign(plain=[9, 10_000])
-    assert set(phases(made, few, plain)) == {"b"}
-    assert phases(made, samples, 0.0) == {}
+    assert set(phases(made, few)) == {"b"}
 
 
 @pytest.mark.parametrize("tabs", [False, True])
