@@ -351,6 +351,8 @@ def _print(recording: Recording, as_json: bool) -> int:
         print(f"recording: {recording.path}")
         if backend := notes.get("backend"):
             print(f"backend: {backend['name']} ({backend['why']})")
+        if recording.status != "complete":
+            print(f"{recording.status}: {recording.manifest.reason}")
     if recording.status != "complete":
         return 130 if recording.status == "interrupted" else 1
     return 0 if gate.get("ok") else VOID
