@@ -5,6 +5,7 @@ Prints one JSON object per measurement. All three see the same program, with the
 
 from __future__ import annotations
 
+import gc
 import json
 import mmap
 import os
@@ -29,7 +30,16 @@ if TYPE_CHECKING:
     from workbench.causal.calibration import Calibration
     from workbench.sched.schedcoz import Parameters, SchedCoz
 
-__all__ = ("Measurement", "Program", "Rounds", "Setup", "children", "measure", "scheduler")
+__all__ = (
+    "Measurement",
+    "Program",
+    "Rounds",
+    "Setup",
+    "children",
+    "measure",
+    "scheduler",
+    "undisturbed",
+)
 
 _PASSED, _PASSED_AT, _KNOBS = 8, 9, 512  # of causal_shapes.c
 _SETTLE, _CHANGE = 0.4, 0.12  # s after a start, and after a change of the work
@@ -297,6 +307,13 @@ def _experiments(log: Path, wanted: int, program: Program) -> list[CozExperiment
         time.sleep(0.05)
 
 
+def undisturbed() -> None:
+    """No garbage collection from here on: on one CPU, the 50 ms of a full one are taken from the workload."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
 def _calibrated() -> tuple[Parameters, Calibration]:
     """What a stop costs on this machine, and whether it is quiet enough; on one CPU nothing is stopped from another."""
     from workbench.causal.calibration import calibrate
@@ -317,6 +334,7 @@ def main(path: str) -> None:
         Setup(**{**one, "knobs": tuple(one["knobs"]), "speedups": tuple(one["speedups"])})
         for one in wanted["setups"]
     ]
+    undisturbed()
     time.sleep(_QUIET)  # the first seconds are disturbed
     parameters, found = _calibrated() if os.cpu_count() != 1 else (None, None)
     about = {"begin": len(setups), "calibration": asdict(found) if found else None}

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
-from workbench.bench.causal_coz_guest import Program, Rounds, scheduler
+from workbench.bench.causal_coz_guest import Program, Rounds, scheduler, undisturbed
 from workbench.collectors.target import HeldCommand
 from workbench.errors import RunFailed
 
@@ -149,6 +149,7 @@ def main(path: str) -> None:
     wanted = json.loads(Path(path).read_text())
     shapes = [Shape(one["shape"], tuple(one["knobs"]), one["seconds"]) for one in wanted["shapes"]]
     print(json.dumps({"begin": len(shapes)}), flush=True)
+    undisturbed()
     time.sleep(_QUIET)
     with tempfile.TemporaryDirectory() as folder:
         for one in measure(wanted["program"], shapes, int(wanted["repeats"]), Path(folder)):
