@@ -89,52 +89,91 @@ def effects(
     if not (len(time) == len(value) == len(conditions)) or not len(time):
         raise ValueError(f"{len(time)} times, {len(value)} values, {len(conditions)} conditions")
     names = tuple(dict.fromkeys(conditions))
+    order = np.argsort(time, kind="stable")
+    time, value = time[order], value[order]
     design = np.zeros((len(value), len(names)))
-    design[np.arange(len(value)), [names.index(one) for one in conditions]] = 1
-    step = float(np.median(np.diff(np.sort(time)))) if len(time) > 1 else 1.0
-    walk = np.minimum.outer(time - time.min(), time - time.min()) / (step or 1.0)
+    design[np.arange(len(value)), [names.index(conditions[i]) for i in order]] = 1
     spare = len(value) - len(names)
     if spare < 1:
         means = np.array([value[design[:, i] > 0].mean() for i in range(len(names))])
         return Effects(names, means, np.full((len(names), len(names)), np.nan), 0.0, np.nan)
+    gaps = np.diff(time)
+    gaps = np.maximum(gaps, 1e-9) / (float(np.median(gaps)) or 1.0)
     weights = np.ones(len(value))
+    ratios: Sequence[float] = _RATIOS
     for _ in range(_ROUNDS):
-        fits = (_fit(design, value, walk, ratio, weights) for ratio in _RATIOS)
-        likelihood, ratio, estimate, inverse, variance = max(fits, key=lambda fit: fit[0])
-        residual = value - design @ estimate
-        covariance = ratio * walk + np.diag(1 / weights)
-        error = residual - ratio * walk @ np.linalg.solve(covariance, residual)
-        scale = 1.4826 * float(np.median(np.abs(error))) or 1e-12
-        weights = np.minimum(1.0, _HUBER * scale / np.maximum(np.abs(error), 1e-300))
-    del likelihood
+        fits = [_fit(design, value, gaps, ratio, weights) for ratio in ratios]
+        best = max(fits, key=lambda fit: fit.likelihood)
+        ratios = (best.ratio,)
+        scale = 1.4826 * float(np.median(np.abs(best.errors))) or 1e-12
+        weights = np.minimum(1.0, _HUBER * scale / np.maximum(np.abs(best.errors), 1e-300))
     return Effects(
         names,
-        estimate,
-        inverse * variance,
-        float(np.sqrt(ratio * variance)),
-        float(np.sqrt(variance)),
+        best.values,
+        best.inverse * best.variance,
+        float(np.sqrt(best.ratio * best.variance)),
+        float(np.sqrt(best.variance)),
     )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    likelihood: float
+    ratio: float
+    values: NDArray[np.float64]
+    inverse: NDArray[np.float64]
+    variance: float
+    errors: NDArray[np.float64]
 
 
 def _fit(
     design: NDArray[np.float64],
     value: NDArray[np.float64],
-    walk: NDArray[np.float64],
+    gaps: NDArray[np.float64],
     ratio: float,
     weights: NDArray[np.float64],
-) -> tuple[float, float, NDArray[np.float64], NDArray[np.float64], float]:
-    """Restricted log likelihood, ratio, estimate, (X' V^-1 X)^-1, variance of an error."""
-    covariance = ratio * walk + np.diag(1 / weights)
-    lower = np.linalg.cholesky(covariance)
-    x, y = np.linalg.solve(lower, design), np.linalg.solve(lower, value)
-    normal = x.T @ x
+) -> _Fit:
+    """Generalised least squares for one ratio of drift to error.
+
+    The covariance is V = W^-1 + ratio K, where the inverse of K (a walk that begins at 0) is tridiagonal: so V^-1 u is
+    W u - W A^-1 W u with a tridiagonal A = W + K^-1 / ratio (the matrix inversion lemma), in time linear in n.
+    """
+    both = np.column_stack([design, value])
+    weighted = weights[:, None] * both
+    if ratio:
+        steps = 1 / (ratio * gaps)
+        diagonal = weights[1:] + steps
+        diagonal[:-1] += steps[1:]
+        smooth, log_pivots = _tridiagonal(diagonal, -steps[1:], weighted[1:])
+        drift = np.vstack([np.zeros(both.shape[1]), smooth])
+        log_volume = log_pivots - float(np.log(steps).sum()) - float(np.log(weights).sum())
+    else:
+        drift = np.zeros_like(both)
+        log_volume = -float(np.log(weights).sum())
+    solved = weighted - weights[:, None] * drift
+    normal = design.T @ solved[:, :-1]
     inverse = np.linalg.inv(normal)
-    estimate = inverse @ (x.T @ y)
+    values = inverse @ (design.T @ solved[:, -1])
+    residual = value - design @ values
+    weighed_residual = solved[:, -1] - solved[:, :-1] @ values
     spare = len(value) - design.shape[1]
-    variance = float(np.sum((y - x @ estimate) ** 2)) / spare or 1e-300
+    variance = float(residual @ weighed_residual) / spare or 1e-300
     likelihood = -0.5 * (
-        spare * np.log(variance)
-        + 2 * float(np.sum(np.log(np.diag(lower))))
-        + float(np.linalg.slogdet(normal)[1])
+        spare * np.log(variance) + log_volume + float(np.linalg.slogdet(normal)[1])
     )
-    return likelihood, ratio, estimate, inverse, variance
+    return _Fit(float(likelihood), ratio, values, inverse, variance, weighed_residual / weights)
+
+
+def _tridiagonal(
+    diagonal: NDArray[np.float64], beside: NDArray[np.float64], right: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """Solution of a symmetric tridiagonal system (Thomas), and the logarithm of its determinant."""
+    pivots, solution = diagonal.copy(), right.copy()
+    for i in range(1, len(pivots)):
+        factor = beside[i - 1] / pivots[i - 1]
+        pivots[i] -= factor * beside[i - 1]
+        solution[i] -= factor * solution[i - 1]
+    solution[-1] /= pivots[-1]
+    for i in range(len(pivots) - 2, -1, -1):
+        solution[i] = (solution[i] - beside[i] * solution[i + 1]) / pivots[i]
+    return solution, float(np.log(pivots).sum())

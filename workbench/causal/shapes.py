@@ -65,7 +65,7 @@ SHAPES: dict[str, Shape] = {
         Shape("timer", (200_000, 0, 0, 5_000_000, 0), ("region_a",)),
         Shape("barrier", (200_000, 140_000, 5_000, 0, 0), ("region_a",), ("region_b",)),
         Shape("lock", (80_000, 0, 120_000, 0, 0), ("region_a",)),
-        Shape("queue", (120_000, 200_000, 0, 0, 0), ("region_b",), ("region_a",), settle=0.3),
+        Shape("queue", (90_000, 200_000, 0, 0, 0), ("region_b",), ("region_a",), settle=0.12),
         Shape("pipe", (100_000, 100_000, 0, 0, 0), ("region_a",), processes=2),
         Shape("hidden", (60_000, 100_000, 0, 5_000_000, 1_000_000), (), ("region_a",)),
         Shape("apart", (200_000, 200_000, 0, 0, 0), ("region_a",), ("region_b",)),
