@@ -22,7 +22,7 @@ MEMCACHED = Demonstration(
             port=_PORT,
             requests=((b"set greeting 0 0 5\r\nhello\r\n", b"STORED\r\n"),),
         ),
-        client(_PORT, 4, r"get greeting\r\n", r"END\r\n"),
+        client(_PORT, 16, r"get greeting\r\n", r"END\r\n"),
     ),
     progress=(CLIENT, "exchanged"),
     spots=(

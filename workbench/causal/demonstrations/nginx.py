@@ -66,7 +66,7 @@ NGINX = Demonstration(
     processes=(
         Process("nginx", _server, port=_PORT),
         client(
-            _PORT, 4,
+            _PORT, 16,
             _REQUEST.format("compressed/page.html"), _CHUNKS_END, _REQUEST.format("plain/page.html"), _PAGE_END,
         ),
     ),
@@ -95,7 +95,7 @@ NGINX_APPLICATION = Demonstration(
             port=_APPLICATION,
         ),
         Process("nginx", _server, port=_PORT),
-        client(_PORT, 4, _REQUEST.format("application/"), _PAGE_END),
+        client(_PORT, 16, _REQUEST.format("application/"), _PAGE_END),
     ),
     progress=(CLIENT, "exchanged"),
     spots=(

@@ -22,7 +22,7 @@ REDIS = Demonstration(
             port=_PORT,
             requests=((b"SET greeting hello\r\n", b"+OK\r\n"),),
         ),
-        client(_PORT, 4, r"*2\r\n$3\r\nGET\r\n$8\r\ngreeting\r\n", r"$5\r\nhello\r\n"),
+        client(_PORT, 16, r"*2\r\n$3\r\nGET\r\n$8\r\ngreeting\r\n", r"$5\r\nhello\r\n"),
     ),
     progress=(CLIENT, "exchanged"),
     spots=(
