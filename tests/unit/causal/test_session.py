@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -248,3 +250,61 @@ def test_a_run_may_be_of_latencies_alone(engine: type[Engine], tmp_path: Path) -
         "libc:malloc,libc:free,libc:read",
     ):
         assert main([*options, "--overwrite", "--latency", wrong, "--", *COMMAND]) == 2
+
+
+FULL_DISK = """
+import os, sys
+from pathlib import Path
+import test_session
+from workbench.cli import main
+from workbench.sched import schedcoz, state
+
+class Filling(test_session.Engine):
+    def begin(self, speedup):
+        super().begin(speedup)
+        if len(self.begun) == 4:
+            with open(sys.argv[1] + "/filler", "wb", buffering=0) as filler:
+                try:
+                    while True:
+                        filler.write(bytes(4096))
+                except OSError:
+                    pass
+
+test_session.Engine.made = []
+schedcoz.SchedCoz = Filling
+state.read_state = lambda: state.State("disabled", "", 0, {})
+place = Path(sys.argv[1]) / "made"
+status = main([*test_session.words(place, "--json"), "--", "sleep", "600"])
+from workbench.frames.recording import load
+recording = load(place)
+print("|".join([str(status), recording.status, recording.manifest.reason, str(len(recording.frame("experiments")))]))
+"""
+
+
+def test_a_full_disk_ends_the_run_and_keeps_what_was_measured(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (tmp_path / "fill.py").write_text(FULL_DISK)
+    here = Path(__file__)
+    mount = f'mount -t tmpfs -o size=3m none "{disk}" && exec "$@"'
+    done = subprocess.run(
+        [
+            "unshare",
+            "--mount",
+            "--map-root-user",
+            "sh",
+            "-c",
+            mount,
+            "sh",
+            sys.executable,
+            tmp_path / "fill.py",
+            disk,
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{here.parent}:{here.parents[2] / 'support'}"},
+    )
+    assert done.returncode == 0, done.stderr
+    status, ended, reason, kept = done.stdout.splitlines()[-1].split("|")
+    assert status in ("1", "130") and ended == "interrupted" and reason == "disk full"
+    assert int(kept) >= 3
