@@ -11,9 +11,10 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
-from workbench.causal.shapes import ONE_CPU, Shape
+from workbench.causal.shapes import ONE_CPU, SHAPES, Shape, scale
 from workbench.errors import BadSpec
 from workbench.frames.writer import RecordingWriter
 
@@ -23,8 +24,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from workbench.frames.recording import Recording
+    from workbench.frames.view import RecordingView
 
-__all__ = ("CASES", "CURVE", "Case", "keep_boots", "keep_simulated", "measure_gains", "summary")
+__all__ = (
+    "CASES",
+    "CURVE",
+    "Case",
+    "beside",
+    "keep_boots",
+    "keep_simulated",
+    "measure_boots",
+    "measure_gains",
+    "measure_here",
+    "profile_curve",
+    "simulate",
+    "summary",
+)
 
 SPEEDUPS = (0.25, 0.5, 0.75)
 _COLUMNS = (
@@ -59,28 +74,22 @@ def measure_gains(
     output: str | Path,
     cases: Sequence[Case] = CASES,
     *,
-    backends: Sequence[str] = ("scheduler", "userspace"),
     rounds: int = 3,
     seconds: float = 0.3,
-    mode: str = "deterministic",
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Recording:
-    """Predict the gains of shapes of the workload, and measure them, in one boot of a guest.
+    """Predict the gains of shapes of the workload, and measure them, in one boot of a deterministic guest.
 
     Parameters
     ----------
     output : path
         Folder of the recording.
     cases : sequence of Case
-    backends : sequence of {"scheduler", "userspace"}
-        Who predicts. The userspace runtime leaves shapes of several processes out.
     rounds : int
         Experiments per condition.
     seconds : float
         Of an experiment.
-    mode : {"deterministic", "parallel"}
-        Of the guest.
     overwrite : bool
         Replace the recording.
     progress : callable, optional
@@ -101,7 +110,7 @@ def measure_gains(
     from workbench.lab.vm import lab
 
     todo = {
-        "cases": [asdict(one) for one in cases], "backends": list(backends), "rounds": rounds, "seconds": seconds,
+        "cases": [asdict(one) for one in cases], "rounds": rounds, "seconds": seconds,
         "settle": 4.0, "seed": 1,
     }  # fmt: skip
     say = progress or (lambda text: None)
@@ -115,13 +124,9 @@ def measure_gains(
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             rows.append(json.loads(line))
-            one = rows[-1]
-            say(
-                f"{one['origin']}: {one['label']} {one['region']} {one['speedup']:.0%} faster: predicted "
-                f"{one['predicted']:+.2f} %, true {one['true']:+.2f} %"
-            )
+            say(_line(rows[-1]))
 
-    with lab(mode, progress=say) as vm:
+    with lab("deterministic", progress=say) as vm:
         words = ["python3", "-m", "workbench.runs.known_gains_guest", json.dumps(todo)]
         vm.run(words, limit=_LIMIT, check=True, show=show)
         about = vm.about
@@ -129,17 +134,103 @@ def measure_gains(
     return _keep(output, [own | one for one in rows], {"guest": about}, overwrite=overwrite)
 
 
+def profile_curve(
+    output: str | Path, *, rounds: int = 3, overwrite: bool = False, quiet: bool = False
+) -> Recording:
+    """A causal profile of `CURVE` in a deterministic guest, as `workbench causal run --lab` makes it.
+
+    Parameters
+    ----------
+    output : path
+    rounds : int
+        Experiments at each of ten speed-ups.
+    overwrite, quiet : bool
+        See `workbench.causal.api.causal`.
+    """
+    import tempfile
+
+    import numpy as np
+
+    from workbench.causal.api import causal
+    from workbench.native.build import workload
+
+    with tempfile.TemporaryDirectory(prefix="workbench-") as folder:
+        amounts = Path(folder) / "amounts"
+        numbers = np.zeros(512, np.uint64)
+        numbers[: len(CURVE.shape.work)] = CURVE.shape.work
+        numbers.tofile(amounts)
+        return causal(
+            "progress", CURVE.shape.regions, lab=True, files=[str(amounts)],
+            command=[str(workload("causal_shapes")), CURVE.shape.name, str(amounts)],
+            speedups=[number / 10 for number in range(10)], rounds=rounds, shortest=0.3, min_debt=100,
+            output=output, overwrite=overwrite, quiet=quiet, limit=_LIMIT,
+        )  # fmt: skip
+
+
+def measure_here(
+    output: str | Path,
+    *,
+    rounds: int = 12,
+    seconds: float = 0.16,
+    overwrite: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Recording:
+    """Predict gains with the userspace runtime on this machine, whatever its kernel; it should do nothing else.
+
+    Parameters
+    ----------
+    output : path
+    rounds : int
+        Experiments per condition.
+    seconds : float
+        Of an experiment.
+    overwrite : bool
+    progress : callable, optional
+        Called with a line of text for each prediction.
+
+    Returns
+    -------
+    Recording
+        With frame `causal_gains`: shapes of one process, with amounts of work for several CPUs.
+    """
+    import os
+
+    from workbench.runs.known_gains_guest import predictions
+
+    factor, random, rows = scale(), Random(1), []
+    for shape in SHAPES.values():
+        if shape.processes > 1:
+            continue
+        found = predictions(
+            shape.scaled(factor), SPEEDUPS, "userspace",
+            rounds=rounds, seconds=seconds, random=random, drifting=True,
+        )  # fmt: skip
+        for one in found:
+            rows.append(
+                {"label": shape.name, "run": 0, "accepted": True, "cpus": os.cpu_count(), **one}
+            )
+            if progress:
+                progress(_line(rows[-1]))
+    return _keep(output, rows, {}, overwrite=overwrite)
+
+
+def _line(one: dict[str, Any]) -> str:
+    return (
+        f"{one['origin']}: {one['label']} {one['region']} {one['speedup']:.0%} faster: predicted "
+        f"{one['predicted']:+.2f} %, true {one['true']:+.2f} %"
+    )
+
+
 def keep_boots(output: str | Path, lines: Iterable[str], *, overwrite: bool = False) -> Recording:
-    """What boots of a parallel guest printed, as a recording.
+    """What boots of guests said (`workbench bench causal-guest`), as a recording.
 
     Parameters
     ----------
     output : path
     lines : iterable of str
-        Lines of JSON, as `workbench.bench.causal_guest_worker` prints them, with ``boot``, the number of the boot,
-        added to each. Of ``kind`` calibration: one per boot, whose ``accepted`` is the gate's word and whose other
-        fields are kept in the frame `causal_boots`. Of ``kind`` prediction: one per shape, region and speed-up. Other
-        kinds are passed over. A boot without calibration was refused (its guest failed).
+        Of the file that the benchmark appends to: JSON, each with the number of its ``boot``. Of ``kind`` calibration:
+        one per parallel boot, whose ``accepted`` is the gate's word. Of ``kind`` prediction: one per shape, region and
+        speed-up. A parallel boot without calibration counts as refused.
     overwrite : bool
 
     Returns
@@ -150,34 +241,53 @@ def keep_boots(output: str | Path, lines: Iterable[str], *, overwrite: bool = Fa
     Raises
     ------
     BadSpec
-        No prediction among the lines, or a line without a boot.
+        No prediction among the lines, or a line of no boot.
     """
     found = [json.loads(line) for line in lines if line.strip()]
     if strange := next((one for one in found if "boot" not in one), None):
         raise BadSpec(f"this line is of no boot: {json.dumps(strange)[:80]}", 'add "boot": NUMBER')
-    boots = {one["boot"]: one for one in found if one["kind"] == "calibration"}
-    rows = [
-        {
-            "origin": "scheduler", "run": one["boot"], "label": one["shape"], "cpus": one.get("cpus", 2),
-            "accepted": bool(boots.get(one["boot"], {}).get("accepted", False)), **one,
-        }
-        for one in found
-        if one["kind"] == "prediction"
-    ]  # fmt: skip
-    gates = [
-        {
-            "boot": number, "accepted": bool(one["accepted"]), "reason": "; ".join(one.get("reasons", ())),
-            **{name: float(one.get(name, math.nan)) for name in _GATE},
-        }
-        for number, one in sorted(boots.items())
-    ]  # fmt: skip
-    return _keep(output, rows, {}, overwrite=overwrite, boots=gates)
+    guests = {one["boot"]: one for one in found if one["kind"] == "guest"}
+    checked = {one["boot"]: one for one in found if one["kind"] == "calibration"}
+    rows, boots = [], []
+    for one in found:
+        own = checked.get(one["boot"], {"accepted": one.get("mode") == "deterministic"})
+        if one["kind"] == "prediction":
+            rows.append(
+                {**one, "origin": "scheduler", "run": one["boot"], "label": one["shape"]}
+                | {"cpus": guests.get(one["boot"], {}).get("cpus", 0), "accepted": own["accepted"]}
+            )
+    for number in sorted({one["boot"] for one in found}):
+        own = checked.get(number, {"accepted": False, "reasons": ["it did not measure itself"]})
+        numbers = {name: float(own.get(name, math.nan)) for name in _GATE}
+        reason = "; ".join(own.get("reasons", ()))
+        boots.append({"boot": number, "accepted": own["accepted"], "reason": reason, **numbers})
+    about = {"guests": [guests[number] for number in sorted(guests)]}
+    return _keep(output, rows, about, overwrite=overwrite, boots=boots if checked else ())
 
 
 _GATE = (
     "stop_cost", "stop_cost_error", "predicted", "true", "null_predicted", "null_true", "period_difference",
     "uncertainty", "noise", "drift",
 )  # fmt: skip
+
+
+def measure_boots(output: str | Path, boots: int = 2, *, overwrite: bool = False) -> Recording:
+    """Boot parallel guests and keep what `workbench bench causal-guest` measures in each; two minutes a boot."""
+    import tempfile
+
+    from workbench.bench.causal_guest import run
+
+    with tempfile.TemporaryDirectory(prefix="workbench-") as folder:
+        lines = Path(folder) / "boots.jsonl"
+        run(boots=boots, output=str(lines))
+        return keep_boots(output, lines.read_text().splitlines(), overwrite=overwrite)
+
+
+def simulate(output: str | Path, programs: int = 60, *, overwrite: bool = False) -> Recording:
+    """Predict gains of random programs in the simulator and keep them; about a second a program."""
+    from workbench.sched.fidelity import campaign
+
+    return keep_simulated(output, campaign(range(programs), workers=1), overwrite=overwrite)
 
 
 def keep_simulated(
@@ -244,3 +354,33 @@ def summary(frame: pd.DataFrame, by: str = "origin") -> pd.DataFrame:
         }
     table = pd.DataFrame.from_dict(found, orient="index").astype({"predictions": int})
     return table.rename_axis(by)
+
+
+def beside(profile: RecordingView, gains: RecordingView, label: str = CURVE.label) -> pd.DataFrame:
+    """What a profile predicts beside what really shortening gave, where both were measured.
+
+    Parameters
+    ----------
+    profile : Recording
+        With frame `causal_profile`.
+    gains : Recording
+        With frame `causal_gains`.
+    label : str
+        Of the program.
+
+    Returns
+    -------
+    DataFrame
+        ``region``, ``speedup``, ``predicted``, ``low``, ``high``, ``true`` (%), ``error`` (points).
+    """
+    frame = gains.frame("causal_gains").astype({"label": str, "origin": str, "region": str})
+    true = frame[(frame["label"] == label) & (frame["origin"] == "scheduler")]
+    made = profile.frame("causal_profile").astype({"region": str})
+    columns = ["region", "speedup", "change", "low", "high"]
+    both = (
+        made[columns]
+        .round({"speedup": 6})
+        .merge(true[["region", "speedup", "true"]].round({"speedup": 6}), on=["region", "speedup"])
+    )
+    both = both.rename(columns={"change": "predicted"})
+    return both.assign(error=both["predicted"] - both["true"])

@@ -35,7 +35,7 @@ HOW_BOOTS = " Grey crosses: the boot refused itself, nothing of it is used."
 
 
 def causal_gains(
-    recording: RecordingView,
+    recording: RecordingView | pd.DataFrame,
     title: str = "Predicted and true gains",
     *,
     rows: str = "label",
@@ -46,8 +46,8 @@ def causal_gains(
 
     Parameters
     ----------
-    recording : Recording
-        With frame `causal_gains`, as `workbench.runs.known_gains` makes it.
+    recording : Recording or DataFrame
+        With frame `causal_gains`, as `workbench.runs.known_gains` makes it; or some rows of it.
     title : str
         Heading.
     rows : {"label", "run", "cpus"}
@@ -63,8 +63,10 @@ def causal_gains(
         The recording has no predictions.
     """
     from matplotlib.lines import Line2D
+    from pandas import DataFrame
 
-    frame = recording.frame("causal_gains").astype({"origin": str, "label": str})
+    frame = recording if isinstance(recording, DataFrame) else recording.frame("causal_gains")
+    frame = frame.astype({"origin": str, "label": str})
     if frame.empty:
         raise MissingFrame("the recording holds no predictions", "see workbench.runs.known_gains")
     values = _order(frame, rows)
@@ -112,7 +114,8 @@ def _diagonal(axes: Axes, frame: pd.DataFrame, colours: dict[str, str], many: bo
         own = frame[frame["origin"] == origin]
         _dots(axes, own["true"].to_numpy(), own["predicted"].to_numpy(), own, colour, many)
     axes.axline((0, 0), slope=1, color=SOFT, linewidth=0.7, zorder=1)
-    both = frame[["true", "predicted"]].to_numpy()
+    shown = frame[frame["accepted"].astype(bool)] if frame["accepted"].any() else frame
+    both = shown[["true", "predicted"]].to_numpy()
     low, high = min(-5.0, float(both.min())), max(3.0, float(both.max()))
     room = 0.05 * (high - low)
     axes.set_xlim(low - room, high + room)
