@@ -152,7 +152,7 @@ def _fit(
         log_volume = -float(np.log(weights).sum())
     solved = weighted - weights[:, None] * drift
     normal = design.T @ solved[:, :-1]
-    inverse = np.linalg.inv(normal)
+    inverse = np.asarray(np.linalg.inv(normal), np.float64)
     values = inverse @ (design.T @ solved[:, -1])
     residual = value - design @ values
     weighed_residual = solved[:, -1] - solved[:, :-1] @ values
