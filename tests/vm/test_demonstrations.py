@@ -21,10 +21,10 @@ def test_redis_without_the_work_that_was_planted_is_as_fast_as_predicted(
 ) -> None:
     for program in programs():
         vm.copy_in(program, "/tmp/demonstrations/")
-    result = vm.run(words(["redis"], "deterministic", 1), limit=LIMIT, output=tmp_path)
+    result = vm.run(words(["redis"], "deterministic", 1, 0.1), limit=LIMIT, output=tmp_path)
     assert result.ok, (result.stderr.decode(errors="replace"), vm.console[-2000:])
     [found] = [json.loads(line) for line in result.text.splitlines()]
-    judged = summarise([found], allowed=4.0)  # one experiment each: two thousand samples
+    judged = summarise([found], allowed=6.0)  # one experiment each, of a thousand samples
     assert judged.ok, str(judged)
     full = judged.gains[0]
     assert full["spot"] == "audit_digest" and full["measured"] < -20

@@ -152,12 +152,12 @@ def programs() -> list[Path]:
     return [*map(workload, _WORKLOADS), *map(demonstration, _LIBRARIES)]
 
 
-def words(names: Sequence[str], mode: str, repeats: int) -> list[str]:
-    """The command of the guest's part, whose recordings go to $OUT."""
+def words(names: Sequence[str], mode: str, repeats: int, seconds: float | None = None) -> list[str]:
+    """The command of the guest's part, whose recordings go to $OUT; an experiment takes `seconds`."""
     return [
         "sh", "-c",
         f"exec python3 -m workbench.causal.demonstrations {' '.join(names)} --programs {_PROGRAMS} --output $OUT "
-        f"--rounds {repeats} --seconds {_SECONDS[mode]} --period {_PERIOD[mode]}",
+        f"--rounds {repeats} --seconds {seconds or _SECONDS[mode]} --period {_PERIOD[mode]}",
     ]  # fmt: skip
 
 
