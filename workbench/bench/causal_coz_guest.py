@@ -308,7 +308,7 @@ def _experiments(log: Path, wanted: int, program: Program) -> list[CozExperiment
 
 
 def undisturbed() -> None:
-    """No garbage collection from here on: on one CPU, the 50 ms of a full one are taken from the workload."""
+    """No garbage collection from here on: on one CPU, its time is taken from the workload."""
     gc.collect()
     gc.freeze()
     gc.disable()
