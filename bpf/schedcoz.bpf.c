@@ -98,8 +98,11 @@ OPERATION(dispatch, s32 number, struct task_struct *prev)
 		}
 		return 0;
 	}
-	if (due && scx_bpf_dsq_nr_queued(READY) > 0)
-		arm(due);
+	if ((due || cpu->held) && scx_bpf_dsq_nr_queued(READY) > 0) {
+		COUNT(refused);
+		if (due)
+			arm(due);
+	}
 	return 0;
 }
 

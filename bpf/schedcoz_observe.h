@@ -205,6 +205,10 @@ int sample(struct bpf_perf_event_data *ctx)
 			scx_bpf_task_set_slice(p, p->scx.slice + charge);
 		}
 	}
+	/* A machine that stands still takes no samples. */
+	if (cpu->sampled_in == experiment.number && now - cpu->clock.last_sample > counters.still)
+		counters.still = now - cpu->clock.last_sample;
+	cpu->sampled_in = experiment.active ? experiment.number : 0;
 	cpu->clock.last_sample = now;
 	if (!experiment.active)
 		return 0;

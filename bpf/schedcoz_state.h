@@ -30,7 +30,7 @@ u64 global_clock;
 
 /* `lost`: nanoseconds that samples stand for beyond a period each; `unplaced`: samples for which `locations` had no room. */
 struct counters {
-	u64 samples, hits, weighted, payments, paid, released, merges, kicks, woken, timer_wakes, held, refused, started, lost,
+	u64 samples, hits, weighted, payments, paid, released, merges, kicks, woken, timer_wakes, held, refused, still, started, lost,
 		unplaced;
 };
 struct counters counters;
@@ -69,6 +69,7 @@ struct cpu_state {
 	u64 ran_at;
 	u32 held; /* payers that keep this CPU */
 	u32 turn; /* whose turn it is where tasks in and out of scope share it */
+	u32 sampled_in; /* the experiment of its last sample */
 };
 struct cpu_state cpus[MAX_CPUS];
 u64 vtime_now;

@@ -27,7 +27,7 @@ class Synthetic:
         self.selected: list[Mapping[int, Pieces]] = []
         self.random = Random(1)
 
-    why_ended = ""
+    why_ended, stood_still = "", 0
 
     def select(self, places: Mapping[int, Pieces]) -> None:
         self.selected.append(places)

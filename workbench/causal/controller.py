@@ -27,12 +27,19 @@ _LATE, _LATER = (
 )  # an experiment may last this many times its length, and this many seconds more
 
 
+_STILL, _SHORT = 0.05, 2e7  # of an experiment without a sample, and ns that never matter
+
+
 class Engine(Protocol):
     """What carries an experiment out; `workbench.sched.schedcoz.SchedCoz` is one."""
 
     @property
     def why_ended(self) -> str:
         """Why it can carry out no more experiments; empty if it can, or says nothing."""
+
+    @property
+    def stood_still(self) -> int:
+        """The longest time in the last experiment in which a CPU took no sample, ns."""
 
     def select(self, places: Mapping[int, Pieces]) -> None:
         """Make these pieces of code the region of each process."""
@@ -228,6 +235,8 @@ def _one(
         reason = _judge(measured, points, duration / 1e9, length.seconds, choice.speedup)
         if reason == _LEFT and (why := engine.why_ended):
             reason += f": {why}"
+        if not reason and engine.stood_still > max(_STILL * duration, _SHORT):
+            reason = f"for {engine.stood_still / 1e6:.0f} ms nothing was sampled: the machine stood still"
         if all(one.valid for one in measured):
             length.learn(min(map(_passes, measured)))
     return (

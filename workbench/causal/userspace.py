@@ -204,6 +204,9 @@ class UserspaceEngine:
                 until[()] = 0
                 return
 
+    stood_still = 0
+    """Threads are sampled by their own CPU time: of the machine's pauses it knows nothing."""
+
     @property
     def why_ended(self) -> str:
         """Nobody can take this engine away: empty."""

@@ -198,6 +198,11 @@ class SchedCoz:
         """Why the kernel took the scheduler away; empty while it is in charge."""
         return "" if self.scheduler.in_charge else str(self.scheduler.exit)
 
+    @property
+    def stood_still(self) -> int:
+        """The longest time in the last experiment in which a CPU took no sample, ns."""
+        return int(self.loaded.globals["counters"]["still"])
+
     def take(self, pid: int) -> None:
         """Bring a process and what it forks into the scope."""
         self.scheduler.take(pid)
