@@ -60,7 +60,7 @@ OPERATION(enqueue, struct task_struct *p, u64 enq_flags)
 			COUNT(held);
 		}
 		state->paying = 1;
-		due = schedcoz_due(&state->clock, &experiment, global_clock, now);
+		due = expected(schedcoz_due(&state->clock, &experiment, global_clock, now));
 		scx_bpf_dsq_insert_vtime(p, PAY, slice, now + due, enq_flags);
 		arm(due);
 		return 0;
@@ -203,8 +203,10 @@ OPERATION(init_task, struct task_struct *p, struct scx_init_task_args *args)
 		return -12; /* -ENOMEM */
 	if (args->fork) {
 		parent = bpf_task_storage_get(&tasks, bpf_get_current_task_btf(), 0, 0);
-		if (parent)
+		if (parent) {
 			schedcoz_fork(&state->clock, &parent->clock, &experiment, bpf_ktime_get_ns());
+			state->known = parent->known;
+		}
 		inherit_region(p);
 	}
 	if (scope_cgroup && in_scope(args->cgroup))
@@ -216,8 +218,10 @@ OPERATION(enable, struct task_struct *p)
 {
 	struct task_state *state = state_of(p);
 
-	if (state && !scope_cgroup)
+	if (state && !scope_cgroup) {
 		state->clock.flags |= SCHEDCOZ_SCOPED;
+		state->known = 1;
+	}
 	p->scx.dsq_vtime = vtime_now;
 	return 0;
 }

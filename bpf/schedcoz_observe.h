@@ -21,6 +21,8 @@
 const volatile u32 walk_frames = 0;
 /* Only tasks in scope make progress. */
 const volatile u32 only_scoped = 0;
+/* The controller has given all tasks to the kernel's own scheduler for a while: their progress counts as well. */
+u32 lent;
 
 /* Addresses of the selected region in one process: of a source line, several pieces. Those that are not used are empty. */
 struct region {
@@ -186,7 +188,7 @@ SEC("perf_event")
 int sample(struct bpf_perf_event_data *ctx)
 {
 	struct task_struct *p = bpf_get_current_task_btf();
-	u32 number = bpf_get_smp_processor_id(), i;
+	u32 number = bpf_get_smp_processor_id();
 	struct cpu_state *cpu = cpu_of(number);
 	u64 now = bpf_ktime_get_ns(), before, charge;
 	struct task_state *state;
@@ -210,16 +212,11 @@ int sample(struct bpf_perf_event_data *ctx)
 		counters.still = now - cpu->clock.last_sample;
 	cpu->sampled_in = experiment.active ? experiment.number : 0;
 	cpu->clock.last_sample = now;
-	if (!experiment.active)
-		return 0;
-	bpf_for(i, 0, cpu_count) {
-		struct cpu_state *other = cpu_of(i);
-
-		if (i != number && other->clock.running &&
-		    schedcoz_debt(other->clock.local, global_clock) > experiment.min_debt) {
-			COUNT(kicks);
-			scx_bpf_kick_cpu(i, SCX_KICK_PREEMPT);
-		}
+	/* Each CPU looks after its own task: the interrupt that stops another CPU's would cost the task that runs here. */
+	if (experiment.active && cpu->clock.running &&
+	    schedcoz_debt(cpu->clock.local, global_clock) > experiment.min_debt) {
+		COUNT(kicks);
+		scx_bpf_kick_cpu(number, SCX_KICK_PREEMPT);
 	}
 	return 0;
 }
@@ -250,7 +247,7 @@ int progress(struct pt_regs *ctx)
 	struct progress_point *point = &points[number];
 	struct task_state *state = bpf_task_storage_get(&tasks, bpf_get_current_task_btf(), 0, 0);
 
-	if (!state || (only_scoped && !(state->clock.flags & SCHEDCOZ_SCOPED)))
+	if (!state || (only_scoped && !(state->clock.flags & SCHEDCOZ_SCOPED) && !(lent && state->known)))
 		return 0;
 	at = schedcoz_progress(&state->clock, &experiment, now);
 	if (!__sync_fetch_and_add(&point->count, 1)) {

@@ -21,6 +21,7 @@ static __always_inline u64 release_payers(void)
 			continue;
 		due = schedcoz_due(&state->clock, &experiment, global_clock, now);
 		if (due) {
+			due = expected(due);
 			if (!soonest || due < soonest)
 				soonest = due;
 			continue;
@@ -66,7 +67,7 @@ static int on_timer(void *map, u32 *key, struct pay_timer *timer)
 				scx_bpf_kick_cpu(i, SCX_KICK_IDLE);
 		}
 	if (soonest)
-		bpf_timer_start(&timer->timer, soonest > TIMER_MIN ? soonest : TIMER_MIN, 0);
+		start_timer(timer, soonest);
 	return 0;
 }
 

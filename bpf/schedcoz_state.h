@@ -54,7 +54,7 @@ struct task_state {
 	u32 paying;  /* 1 while in PAY: who clears it releases the task */
 	u32 stopped_on; /* CPU + 1 that it was stopped on while runnable; 0 after a sleep */
 	u32 holds;	/* CPU + 1 that it keeps while it pays */
-	u32 reserved;
+	u32 known;	/* it was in scope once */
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
@@ -73,6 +73,8 @@ struct cpu_state {
 };
 struct cpu_state cpus[MAX_CPUS];
 u64 vtime_now;
+
+u64 timer_at; /* when the timer will fire, if that is in the future */
 
 struct pay_timer {
 	struct bpf_timer timer;
@@ -130,13 +132,32 @@ static __always_inline u64 cpu_due(const struct cpu_state *cpu, u64 now)
 	return debt > experiment.min_debt ? debt : 0;
 }
 
+/* While somebody pays the debt grows on, by up to the speed-up: looking again when what is due now has been paid would be a
+ * series of ever shorter waits, each of which costs the others an interrupt. Who pays too much is credited (R2).
+ */
+static __always_inline u64 expected(u64 due)
+{
+	u32 speedup = experiment.speedup;
+
+	return due * SCHEDCOZ_WHOLE / (SCHEDCOZ_WHOLE - (speedup < SCHEDCOZ_WHOLE / 2 ? speedup : SCHEDCOZ_WHOLE / 2));
+}
+
+static __always_inline void start_timer(struct pay_timer *timer, u64 delay)
+{
+	delay = delay > TIMER_MIN ? delay : TIMER_MIN;
+	timer_at = bpf_ktime_get_ns() + delay;
+	bpf_timer_start(&timer->timer, delay, 0);
+}
+
+/* Look again after `delay` at the latest. */
 static __always_inline void arm(u64 delay)
 {
+	u64 now = bpf_ktime_get_ns(), at = timer_at;
 	u32 zero = 0;
 	struct pay_timer *timer = bpf_map_lookup_elem(&timers, &zero);
 
-	if (timer)
-		bpf_timer_start(&timer->timer, delay > TIMER_MIN ? delay : TIMER_MIN, 0);
+	if (timer && (at <= now || at > now + delay))
+		start_timer(timer, delay);
 }
 
 #endif

@@ -108,7 +108,7 @@ def alternate(
             began = time.monotonic()
             coz.begin(one.speedup)
             time.sleep(running.shape.settle)
-            coz.loaded.globals["points"]["count"] = 0
+            coz.count_anew()
             before = running.rounds()
             time.sleep(seconds)
             measured = coz.end()[0]

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from workbench.causal.backend import choose, defaults
+from workbench.causal.checks import ALL, NONE
 from workbench.causal.guest import profile_in_guest
 from workbench.causal.plan import Plan
 from workbench.causal.regions import Region
@@ -51,6 +52,7 @@ def causal(
     mode: str = "deterministic",
     files: Sequence[str] = (),
     limit: float = 600.0,
+    checks: bool = True,
     quiet: bool = False,
 ) -> Recording:
     """What a program would gain if parts of it were faster; a notebook shows curves and time to go meanwhile.
@@ -81,6 +83,8 @@ def causal(
         Replace an earlier recording.
     lab : bool
         In a guest; `mode`, `files` and `limit` are those of `workbench.causal.guest.profile_in_guest`.
+    checks : bool
+        See `workbench.causal.checks`.
     quiet : bool
         Show nothing meanwhile.
 
@@ -123,6 +127,7 @@ def causal(
             if value is not None
             for word in (option, str(value))
         ]  # fmt: skip
+        words += [] if checks else ["--no-checks"]
         made = profile_in_guest(
             words, list(command), place, mode=mode, files=files, limit=limit, overwrite=overwrite,
             say=view.say if view else None,
@@ -135,7 +140,7 @@ def causal(
             known = replace(known, min_debt=round(1000 * min_debt))
         made = profile(
             lists[0], lists[1], command=command, pid=pid, latency=lists[2], within=lists[3], scope=scope,
-            backend=backend,
+            backend=backend, checks=ALL if checks else NONE,
             output=place, parameters=replace(known, frames=callers), tolerance=tolerance, overwrite=overwrite,
             plan=Plan(
                 tuple(map(Region, lists[1])) or (Region("chosen by sampling"),), speedups=tuple(speedups),

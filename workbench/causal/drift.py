@@ -153,7 +153,7 @@ def _fit(
     solved = weighted - weights[:, None] * drift
     normal = design.T @ solved[:, :-1]
     inverse = np.asarray(np.linalg.inv(normal), np.float64)
-    values = inverse @ (design.T @ solved[:, -1])
+    values = np.asarray(inverse @ (design.T @ solved[:, -1]), np.float64)
     residual = value - design @ values
     weighed_residual = solved[:, -1] - solved[:, :-1] @ values
     spare = len(value) - design.shape[1]

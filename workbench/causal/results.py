@@ -41,6 +41,8 @@ class Results:
         self.writer, self.points = writer, tuple(points)
         self._experiments: list[dict[str, Any]] = []
         self._progress: list[dict[str, Any]] = []
+        #: Why the run is not to be believed, beside its own gate.
+        self.refused: list[str] = []
 
     def __len__(self) -> int:
         return len(self._experiments)
@@ -139,9 +141,9 @@ class Results:
                 self.writer.attach_file(path.name, path.read_bytes())
             self.writer.note(
                 gate={
-                    "ok": checked.ok,
+                    "ok": checked.ok and not self.refused,
                     "apart": checked.apart if math.isfinite(checked.apart) else None,
-                    "reason": str(checked),
+                    "reason": "; ".join([*self.refused, str(checked)]),
                 },
                 warnings=_warnings(made, ended),
             )

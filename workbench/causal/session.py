@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.causal.backend import choose, defaults, start
+from workbench.causal.baseline import measure_baseline
 from workbench.causal.candidates import candidates
+from workbench.causal.checks import ALL, machine_calibration
 from workbench.causal.controller import experiments
 from workbench.causal.plan import Plan
 from workbench.causal.points import resolve_latencies, resolve_points
@@ -21,10 +23,12 @@ from workbench.collectors.target import HeldCommand, attach_target
 from workbench.errors import BadSpec, RunFailed, TargetGone, UnknownSymbol
 from workbench.frames.writer import RecordingWriter
 from workbench.sched.cgroups import MadeCgroup, move, parse_scope
+from workbench.sched.schedcoz import SchedCoz
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from workbench.causal.checks import Checks
     from workbench.causal.controller import State
     from workbench.causal.points import Latency, Point
     from workbench.causal.target import Target
@@ -48,6 +52,7 @@ def profile(
     output: str | Path,
     plan: Plan | None = None,
     parameters: Parameters | None = None,
+    checks: Checks = ALL,
     sampling: float = 1.0,
     tolerance: float = 3.0,
     overwrite: bool = False,
@@ -84,6 +89,8 @@ def profile(
         Its regions are replaced by those found.
     parameters : Parameters, optional
         How experiments are carried out; by default `workbench.causal.backend.defaults`.
+    checks : Checks
+        What is measured about the machine and the scheduler first: a run that does not pass is void.
     sampling : float
         Seconds in which regions are chosen.
     tolerance : float
@@ -183,18 +190,24 @@ def profile(
             writer.note(backend={"name": chosen_backend.name, "why": chosen_backend.why})
             if held and chosen_backend.name == "userspace":
                 held.held.park()
+            known = _scoped(parameters or defaults(chosen_backend))
+            if checks.machine and chosen_backend.name == "scheduler":
+                known = _calibrated(known, results, tell)
             engine = start(
                 chosen_backend,
                 stack,
                 target,
                 points,
-                _scoped(parameters or defaults(chosen_backend)),
+                known,
                 folder,
                 latencies,
             )
             sampling_of.begin(engine)
             if held:
                 held.release()
+            if checks.pairs and isinstance(engine, SchedCoz) and points:
+                tell("comparing with the kernel's own scheduler")
+                _compare(engine, target, [one.name for one in points], checks.pairs, whole, results)
             for done in experiments(
                 engine,
                 target,
@@ -226,6 +239,35 @@ def profile(
             ended=ended,
             samples=samples,
         )
+
+
+def _calibrated(
+    parameters: Parameters, results: Results, tell: Callable[[str], None]
+) -> Parameters:
+    """With the cost of a stop as measured on this machine, whose gate becomes the run's."""
+    found = machine_calibration(parameters, say=tell)
+    if found is None:
+        return parameters
+    results.writer.note(calibration=found.to_json())
+    results.refused += [f"this machine: {reason}" for reason in found.reasons]
+    return replace(parameters, stop_cost=round(max(found.stop_cost, 0.0)))
+
+
+def _compare(
+    engine: SchedCoz,
+    target: Target,
+    points: Sequence[str],
+    pairs: int,
+    plan: Plan,
+    results: Results,
+) -> None:
+    found = measure_baseline(
+        engine, engine.lent, target, points, pairs=pairs, seconds=plan.shortest, seed=plan.seed
+    )
+    if found is not None:
+        results.writer.note(baseline=found.to_json() | {"text": str(found)})
+        if not found.comparable:
+            results.refused.append(str(found))
 
 
 def _callers(parameters: Parameters | None) -> int:

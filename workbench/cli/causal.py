@@ -162,6 +162,12 @@ def _options(parser: argparse.ArgumentParser) -> None:
         metavar="US",
         help="a task that owes less is not withheld (500, userspace: 250); about 5 %% of the progress period",
     )
+    parser.add_argument(
+        "--no-checks",
+        action="store_true",
+        help="neither measure what stopping a task costs on this machine (half a minute, once per boot, where it has "
+        "several CPUs) nor compare the period at 0 %% with that under the kernel's own scheduler",
+    )
     parser.add_argument("-o", "--output", metavar="DIR", help="folder of the recording")
     parser.add_argument("--overwrite", action="store_true", help="replace a recording")
     parser.add_argument("--coz", metavar="FILE", help="write the profile in Coz's format, too")
@@ -197,6 +203,7 @@ def execute(arguments: argparse.Namespace) -> int:
             say=_say(arguments.quiet),
         )
     else:
+        from workbench.causal.checks import ALL, NONE
         from workbench.causal.session import profile
 
         with _signals():
@@ -212,6 +219,7 @@ def execute(arguments: argparse.Namespace) -> int:
                 output=output,
                 plan=_plan(arguments),
                 parameters=_parameters(arguments),
+                checks=NONE if arguments.no_checks else ALL,
                 tolerance=arguments.tolerance,
                 overwrite=arguments.overwrite,
                 stdout=2 if arguments.json else None,
@@ -291,6 +299,7 @@ def _words(arguments: argparse.Namespace) -> list[str]:
     ):
         if getattr(arguments, name) is not None:
             words += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+    words += ["--no-checks"] if arguments.no_checks else []
     return [*words, *(["--speedups", arguments.speedups] if arguments.speedups else [])]
 
 

@@ -206,6 +206,22 @@ class Borrowed:
             self.named.add(pid)
             self._keep({pid: start}, {pid: (start, policy, 0)})
 
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Give everything back for a while, and take it again with what was forked meanwhile.
+
+        What ends meanwhile, or may not be taken any more, is left out.
+        """
+        with self._lock:
+            pids = self.pids | _inside(self.cgroups)
+            give_back(pids, self.before)
+            try:
+                yield
+            finally:
+                for pid in _family({pid for pid, born in pids.items() if start_time(pid) == born}):
+                    with contextlib.suppress(TargetGone, NotPermitted):
+                        self._take(pid)
+
     def _keep(self, pids: dict[int, int], before: Policies) -> None:
         self.pids |= pids
         self.before |= before

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeAlias
@@ -203,6 +204,16 @@ class SchedCoz:
         """The longest time in the last experiment in which a CPU took no sample, ns."""
         return int(self.loaded.globals["counters"]["still"])
 
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Within it, all tasks are under the kernel's own scheduler, and progress is what they make there."""
+        with self.scheduler.lent():
+            self.loaded.globals["lent"][()] = 1
+            try:
+                yield
+            finally:
+                self.loaded.globals["lent"][()] = 0
+
     def take(self, pid: int) -> None:
         """Bring a process and what it forks into the scope."""
         self.scheduler.take(pid)
@@ -268,6 +279,10 @@ class SchedCoz:
         experiment["number"] += 1
         experiment["active"] = 1
         self._begun = time.monotonic_ns()
+
+    def count_anew(self) -> None:
+        """Count progress from now on, in the experiment that is running: what was made before was settling."""
+        self.loaded.globals["points"]["count"] = 0
 
     def counts(self) -> list[int]:
         """Passes of every progress point since the experiment began."""

@@ -263,6 +263,10 @@ class Scheduler:
         """
         self._borrowed.take(pid)
 
+    def lent(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, everything that was taken is under the kernel's own scheduler, for comparison."""
+        return self._borrowed.lent()
+
     def take_cgroup(self, cgroup: str | Path) -> list[int]:
         """Make a cgroup (version 2) with those below it the scope: every process that is in it, as `take` does.
 

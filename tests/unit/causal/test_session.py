@@ -14,6 +14,8 @@ import pytest
 from causal_engines import Synthetic
 from probed_programs import running
 
+from workbench.causal import session
+from workbench.causal.calibration import Calibration
 from workbench.causal.regions import Pieces
 from workbench.causal.session import profile
 from workbench.cli import main
@@ -80,6 +82,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
     monkeypatch.setattr(schedcoz, "SchedCoz", Engine)
     monkeypatch.setattr(state, "read_state", lambda: state.State("disabled", "", 0, {}))
     monkeypatch.setattr(Engine, "made", [], raising=False)
+    monkeypatch.setattr(session, "machine_calibration", lambda parameters, say: None)
     return Engine
 
 
@@ -120,6 +123,27 @@ def test_a_command_is_profiled_and_ended(
     recording = load(tmp_path / "made")
     assert recording.manifest.command == tuple(COMMAND) and recording.status == "complete"
     assert (tmp_path / "profile.coz").read_bytes() == recording.file("profile.coz")
+
+
+def test_a_machine_that_is_refused_makes_the_run_void_and_a_known_stop_cost_is_used(
+    engine: type[Engine],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = Calibration(
+        stop_cost=120_000.4, stop_cost_error=9e3, predicted=-30.0, true=-20.0, null_predicted=0.0, null_true=0.0,
+        period_difference=0.0, period_error=1.0, uncertainty=1.0, noise=2.0, drift=1.0,
+        reasons=("a known gain of -20.0 % is predicted as -30.0 %",),
+    )  # fmt: skip
+    monkeypatch.setattr(session, "machine_calibration", lambda parameters, say: found)
+    assert main(words(tmp_path / "made", "--", *COMMAND)) == 1
+    assert "VOID: this machine: a known gain of -20.0 %" in capsys.readouterr().out
+    assert engine.made[0].parameters.stop_cost == 120_000
+    notes = load(tmp_path / "made").manifest.notes
+    assert notes["calibration"]["stop_cost"] == 120_000.4 and not notes["gate"]["ok"]
+    assert main(words(tmp_path / "other", "--no-checks", "--", *COMMAND)) == 0
+    assert engine.made[1].parameters.stop_cost == 0
 
 
 def test_the_table_names_the_region_that_promises_most_first(
@@ -256,6 +280,7 @@ FULL_DISK = """
 import os, sys
 from pathlib import Path
 import test_session
+from workbench.causal import session
 from workbench.cli import main
 from workbench.sched import schedcoz, state
 
@@ -272,9 +297,10 @@ class Filling(test_session.Engine):
 
 test_session.Engine.made = []
 schedcoz.SchedCoz = Filling
+session.machine_calibration = lambda parameters, say: None
 state.read_state = lambda: state.State("disabled", "", 0, {})
 place = Path(sys.argv[1]) / "made"
-status = main([*test_session.words(place, "--json"), "--", "sleep", "600"])
+status = main([*test_session.words(place, "--json", "--no-checks"), "--", "sleep", "600"])
 from workbench.frames.recording import load
 recording = load(place)
 print("|".join([str(status), recording.status, recording.manifest.reason, str(len(recording.frame("experiments")))]))
