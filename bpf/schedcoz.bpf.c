@@ -177,7 +177,8 @@ OPERATION(stopping, struct task_struct *p, bool runnable)
 	u64 now = bpf_ktime_get_ns(), service, weight;
 
 	if (!state || !(state->clock.flags & SCHEDCOZ_SCOPED)) {
-		cpu->clock.last_scoped = 0;
+		/* It may have been in scope until now. */
+		cpu->clock.last_scoped = cpu->clock.running = 0;
 		return 0;
 	}
 	service = now - state->ran_at;
