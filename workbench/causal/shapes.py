@@ -56,9 +56,9 @@ class Shape:
         return (*self.regions, *self.null)
 
 
-#: Rounds of some ten milliseconds. A region lasts for several sample periods (of 1 ms) at a time, and the speed-ups that
-#: are tried (25, 50, 75 %) keep a millisecond away from where another part becomes the longer one: there, the truth is a
-#: matter of noise.
+#: Rounds of some ten milliseconds. A region lasts for several sample periods (of 1 ms) at a time, and the speed-ups
+#: that are tried (25, 50, 75 %) keep a millisecond away from where another part becomes the longer one: there, the
+#: truth is a matter of noise.
 SHAPES: dict[str, Shape] = {
     one.name: one
     for one in (
