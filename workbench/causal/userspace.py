@@ -248,6 +248,10 @@ class UserspaceEngine:
         experiment["active"] = 1
         self._begun = time.monotonic_ns()
 
+    def count_anew(self) -> None:
+        """Count progress from now on, in the experiment that is running: what was made before was settling."""
+        self.loaded.globals["points"]["count"] = 0
+
     def counts(self) -> list[int]:
         """Passes of every progress point since the experiment began."""
         return [int(count) for count in self.loaded.globals["points"]["count"][: self._points]]

@@ -62,7 +62,7 @@ class Case:
 #: Rounds of some 12 ms of a deterministic guest's clock. On its one CPU, work beside other work takes time from it, so
 #: nobody waits for a region only where a timer is what is waited for.
 CASES = tuple(Case(name, shape.scaled(_WORK)) for name, shape in ONE_CPU.items())
-#: A computation of 12 ms beside a wait of 6 ms: its gain ends where the wait is what is waited for.
+#: A computation of 10 ms beside a wait of 6 ms: its gain ends where the wait is what is waited for.
 CURVE = Case(
     "timer, 6 ms",
     Shape("timer", (100_000, 0, 0, 6_000_000, 0), ("region_a",)),
@@ -384,3 +384,29 @@ def beside(profile: RecordingView, gains: RecordingView, label: str = CURVE.labe
     )
     both = both.rename(columns={"change": "predicted"})
     return both.assign(error=both["predicted"] - both["true"])
+
+
+def main(words: Sequence[str]) -> None:
+    """``python -m workbench.runs.known_gains WHAT OUTPUT [LINES]``: make one recording.
+
+    WHAT is profile, shapes, userspace, simulated (2,000 programs) or boots (of a file that `workbench bench
+    causal-guest` made with `--output`; without it two boots are measured).
+    """
+    what, output, *rest = words
+    lines = Path(rest[0]).read_text().splitlines() if rest else None
+    made = {
+        "profile": lambda: profile_curve(output, quiet=True),
+        "shapes": lambda: measure_gains(output, [*CASES, CURVE], progress=print),
+        "userspace": lambda: measure_here(output, progress=print),
+        "simulated": lambda: simulate(output, 2000),
+        "boots": lambda: measure_boots(output) if lines is None else keep_boots(output, lines),
+    }
+    if what not in made:
+        raise BadSpec(f"there is no {what!r}", f"there are: {', '.join(made)}")
+    print(made[what]())
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ("causal_gains", "demonstrations")
 
-MANY = 300
+MANY = 600
 """Predictions from which on they are drawn small, and summed up by quantiles."""
 WHO = {
     "scheduler": "by the scheduler",
@@ -27,9 +27,9 @@ WHO = {
 HOW = (
     "every dot is one region made faster by one amount. Left: the change of the time of a round as predicted, over "
     "what really shortening the region gives; on the diagonal both agree. Right: predicted minus true; zero is right, "
-    "and the grey band is {limit:g} points wide to either side. Hollow dots: nobody waits for the region, its gain is "
-    "nothing."
+    "and the grey band is {limit:g} points wide to either side."
 )
+HOW_NULL = " Hollow dots: nobody waits for the region, its gain is nothing."
 HOW_MANY = " A thick bar holds 95 % of a row's predictions, the white mark is their median."
 HOW_BOOTS = " Grey crosses: the boot refused itself, nothing of it is used."
 
@@ -71,7 +71,7 @@ def causal_gains(
         raise MissingFrame("the recording holds no predictions", "see workbench.runs.known_gains")
     values = _order(frame, rows)
     many, refused = len(frame) > MANY, not bool(frame["accepted"].all())
-    how = HOW.format(limit=limit) + HOW_MANY * many + HOW_BOOTS * refused
+    how = HOW.format(limit=limit) + (HOW_MANY if many else HOW_NULL) + HOW_BOOTS * refused
     height = 1.5 + max(3.2, 0.27 * len(values))
     figure = chart(title, how, height=height, explain=explain)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
