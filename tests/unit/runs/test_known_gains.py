@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 
 from workbench.causal.alternation import BASE, Condition, Observation
-from workbench.errors import BadSpec
+from workbench.errors import BadSpec, MissingFrame
+from workbench.frames.writer import RecordingWriter
 from workbench.runs.known_gains import CASES, CURVE, beside, keep_boots, keep_simulated, summary
 from workbench.runs.known_gains_guest import _drifted, _medians
+from workbench.runs.known_servers import read_servers, table
 
 
 def boot(number: int, accepted: bool, error: float) -> list[dict[str, object]]:
@@ -150,3 +152,26 @@ def test_a_profile_beside_the_truth() -> None:
     found = beside(Given(causal_profile=made), Given(causal_gains=true))  # type: ignore[arg-type]
     assert list(found["speedup"]) == [0.2, 0.4]
     assert list(found["error"]) == pytest.approx([-1.0, 1.0])
+
+
+def test_servers_are_found_by_folder_and_compared_where_something_was_measured(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(MissingFrame, match="no recording"):
+        read_servers(tmp_path)
+    columns = {
+        "spot": ["sign", "parse", "sign"], "region": ["a:sign", "parse", "a:sign"], "bottleneck": [True, False, True],
+        "rank": [1, 2, 0], "speedup": [1.0, 1.0, 0.5], "predicted": [-40.0, -5.0, -20.0], "low": [math.nan] * 3,
+        "high": [math.nan] * 3, "measured": [-41.5, math.nan, -21.0], "measured_low": [math.nan] * 3,
+        "measured_high": [math.nan] * 3, "experiments": [1, 1, 1],
+    }  # fmt: skip
+    with RecordingWriter(tmp_path / "memcached", options={"about": "planted"}) as writer:
+        writer.append("demonstration_gains", columns)
+    writer.finish()
+    servers = read_servers(tmp_path)
+    assert list(servers) == ["memcached"]
+    found = table(servers)
+    assert list(found["speedup"]) == [0.5, 1.0] and list(found["rank"]) == [1, 1]
+    assert list(found["error"]) == pytest.approx([1.0, 1.5]) and set(found["bottleneck"]) == {
+        "planted"
+    }
