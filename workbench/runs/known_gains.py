@@ -135,7 +135,7 @@ def measure_gains(
 
 
 def profile_curve(
-    output: str | Path, *, rounds: int = 5, overwrite: bool = False, quiet: bool = False
+    output: str | Path, *, rounds: int = 3, overwrite: bool = False, quiet: bool = False
 ) -> Recording:
     """A causal profile of `CURVE` in a deterministic guest, as `workbench causal run --lab` makes it.
 
