@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.needs("QEMU"), pytest.mark.timeout(3000)]
 
 LIMIT = 2700.0  # seconds; a guest on a busy host may be fifty times slower than on an idle one
 PROGRAMS = Path(__file__).parent / "programs"
-ALLOWED = {"serial": 2.0, "timer": 1.0, "pipe": 2.0}  # points
+ALLOWED = {"serial": 5.0, "timer": 3.0, "pipe": 5.0}  # points: a guest may stand still for 40 ms now and then
 
 
 @pytest.fixture(scope="module")

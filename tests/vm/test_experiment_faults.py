@@ -35,7 +35,7 @@ def seen(vm: Vm) -> dict[str, Any]:
 
 def counted(run: dict[str, Any]) -> bool:
     """Both experiments count, and they predict what the program is made for: 70,000 of 90,000 turns half as long."""
-    right = run["change"] == [pytest.approx(-39, abs=2)]
+    right = run["change"] == [pytest.approx(-39, abs=5)]
     return bool(
         right and run["reasons"] == ["", ""] and run["status"] == "complete" and run["state"] == OWN
     )

@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.needs("QEMU"), pytest.mark.timeout(3000)]
 
 LIMIT = 2700.0  # seconds; a guest on a busy host may be fifty times slower than on an idle one
 PROGRAMS = Path(__file__).parent / "programs"
+STALL = 5.0  # points: a guest may stand still for 40 ms once in ten seconds
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,8 @@ def test_a_latency_is_predicted(found: dict[str, Any]) -> None:
     gain, truth = (
         100 * (one / base - 1) for one in (period(predicted, name, 0.5), period(true, name, 0))
     )
-    assert truth == pytest.approx(-50, abs=2)
-    assert gain == pytest.approx(truth, abs=2), found["pipe"]
+    assert truth == pytest.approx(-50, abs=STALL)
+    assert gain == pytest.approx(truth, abs=2 * STALL), found["pipe"]
 
 
 def test_a_caller_stands_for_what_it_calls_out_of_scope(found: dict[str, Any]) -> None:
@@ -63,5 +64,5 @@ def test_a_caller_stands_for_what_it_calls_out_of_scope(found: dict[str, Any]) -
     share = predicted["samples"]["caller_a"] / sum(predicted["samples"].values())
     assert share == pytest.approx(0.6, abs=0.03)  # all of it in the library that it calls
     assert period(predicted, "progress", 0.5) == pytest.approx(
-        period(true, "progress", 0), rel=0.02
+        period(true, "progress", 0), rel=STALL / 50
     )

@@ -264,6 +264,7 @@ def _compare(
     found = measure_baseline(
         engine, engine.lent, target, points, pairs=pairs, seconds=plan.shortest, seed=plan.seed
     )
+    engine.forget_locations()  # no experiment was made yet that they could be of
     if found is not None:
         results.writer.note(baseline=found.to_json() | {"text": str(found)})
         if not found.comparable:

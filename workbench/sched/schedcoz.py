@@ -207,12 +207,13 @@ class SchedCoz:
     @contextmanager
     def lent(self) -> Iterator[None]:
         """Within it, all tasks are under the kernel's own scheduler, and progress is what they make there."""
-        with self.scheduler.lent():
-            self.loaded.globals["lent"][()] = 1
-            try:
+        # From before they go until after they are back: a passing that is missed would leave somebody inside for good.
+        self.loaded.globals["lent"][()] = 1
+        try:
+            with self.scheduler.lent():
                 yield
-            finally:
-                self.loaded.globals["lent"][()] = 0
+        finally:
+            self.loaded.globals["lent"][()] = 0
 
     def take(self, pid: int) -> None:
         """Bring a process and what it forks into the scope."""
@@ -260,6 +261,12 @@ class SchedCoz:
             Located(int(key["tgid"]), int(key["address"]), *(int(value[name]) for name in _LOCATED))
             for key, value in self.loaded.maps["locations"].items()
         ]
+
+    def forget_locations(self) -> None:
+        """Count samples by their places anew."""
+        known = self.loaded.maps["locations"]
+        for key in list(known):
+            known.pop(key, None)
 
     def begin(self, speedup: float, *, without: int = 0) -> None:
         """Start an experiment in the selected region; `speedup` is a fraction, 0 measures the base line."""

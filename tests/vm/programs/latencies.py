@@ -36,8 +36,9 @@ def run(name: str, shape: str, turns: int, *options: str) -> dict[str, Any]:
         main(
             [
                 *words,
+                *([] if name == "pipe-predicted" else ["--no-checks"]),
                 "--rounds",
-                "2",
+                "1",
                 "-o",
                 f"/tmp/{name}",
                 "--",
