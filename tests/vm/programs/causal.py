@@ -46,9 +46,7 @@ def run(
     ]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        # The comparison with the kernel's own scheduler takes its seconds: once is enough.
-        checks = [] if name == "serial-predicted" else ["--no-checks"]
-        status = main([*words, *checks, "-o", f"/tmp/{name}", "--", program, shape, path])
+        status = main([*words, "-o", f"/tmp/{name}", "--", program, shape, path])
     text = printed.getvalue()
     return {"exit": status, **(json.loads(text) if text.startswith("{") else {})}
 

@@ -36,7 +36,6 @@ def run(name: str, shape: str, turns: int, *options: str) -> dict[str, Any]:
         main(
             [
                 *words,
-                *([] if name == "pipe-predicted" else ["--no-checks"]),
                 "--rounds",
                 "1",
                 "-o",
