@@ -156,6 +156,12 @@ static __always_inline struct thread *this_thread(void)
 	return thread;
 }
 
+/* This thread, if an experiment is going on. */
+static __always_inline struct thread *taking_part(u64 now)
+{
+	return runs(now) ? this_thread() : 0;
+}
+
 /* R2. Where a payment ends because the experiment did, the next one begins with a clock of its own. */
 static __always_inline void pay(struct thread *thread)
 {
@@ -219,9 +225,7 @@ int sample(struct bpf_perf_event_data *ctx)
 {
 	struct thread *thread;
 
-	if (!runs(bpf_ktime_get_ns()))
-		return 0;
-	thread = this_thread();
+	thread = taking_part(bpf_ktime_get_ns());
 	if (!thread)
 		return 0;
 	COUNT(samples);
@@ -242,9 +246,7 @@ int progress(struct pt_regs *ctx)
 	struct progress_point *point = &points[number & (MAX_POINTS - 1)];
 	struct thread *thread;
 
-	if (!runs(now))
-		return 0;
-	thread = this_thread();
+	thread = taking_part(now);
 	if (!thread)
 		return 0;
 	at = schedcoz_progress(&thread->clock, &experiment, now);
@@ -282,9 +284,7 @@ int futex_entered(struct entered *ctx)
 	u64 address = ctx->arguments[0], command, now = bpf_ktime_get_ns();
 	struct thread *thread;
 
-	if (!runs(now))
-		return 0;
-	thread = this_thread();
+	thread = taking_part(now);
 	if (!thread)
 		return 0;
 	command = BIT(ctx->arguments[1] & 63); /* without FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME */
@@ -310,9 +310,7 @@ int futex_left(struct left *ctx)
 	struct thread *thread;
 	bool woken;
 
-	if (!runs(now))
-		return 0;
-	thread = this_thread();
+	thread = taking_part(now);
 	if (!thread || !(thread->clock.flags & SCHEDCOZ_BLOCKED))
 		return 0;
 	event = word(thread->waits_on);
@@ -338,9 +336,7 @@ int thread_ends(struct entered *ctx)
 {
 	struct thread *thread;
 
-	if (!runs(bpf_ktime_get_ns()))
-		return 0;
-	thread = this_thread();
+	thread = taking_part(bpf_ktime_get_ns());
 	if (!thread)
 		return 0;
 	pay(thread);
@@ -353,9 +349,7 @@ static __always_inline int makes(void)
 {
 	struct thread *thread;
 
-	if (!runs(bpf_ktime_get_ns()))
-		return 0;
-	thread = this_thread();
+	thread = taking_part(bpf_ktime_get_ns());
 	if (!thread)
 		return 0;
 	pay(thread);
@@ -367,9 +361,9 @@ static __always_inline int made(const struct left *ctx)
 {
 	struct thread *thread;
 
-	if (!runs(bpf_ktime_get_ns()) || ctx->result <= 0)
+	if (ctx->result <= 0)
 		return 0;
-	thread = this_thread();
+	thread = taking_part(bpf_ktime_get_ns());
 	if (thread)
 		note(&born[ctx->result & (THREADS - 1)], ctx->result, thread, bpf_ktime_get_ns());
 	return 0;

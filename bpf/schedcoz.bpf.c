@@ -7,8 +7,7 @@
  * paid back. A running debtor is stopped by a kick, after which the core enqueues it and it is parked. A payer that was
  * stopped in its slice keeps its CPU (`held`), and a CPU that on the clocks is still in use gets no task (R8).
  *
- * The scope is the tasks of the SCHED_EXT policy, or with `scope_cgroup` those of one cgroup; all others are scheduled
- * beside them from a queue of their own and never wait for a payment.
+ * The scope is the tasks of the SCHED_EXT policy; who is in it is the controller's business (cgroups too).
  *
  * The controller writes `experiment` (its `number` last but one, `active` last) and reads counters and points.
  */
@@ -31,7 +30,7 @@ OPERATION(enqueue, struct task_struct *p, u64 enq_flags)
 	u32 cpu;
 
 	if (!state || !(state->clock.flags & SCHEDCOZ_SCOPED)) {
-		scx_bpf_dsq_insert(p, OTHERS, slice_ns, enq_flags);
+		scx_bpf_dsq_insert(p, SCX_DSQ_GLOBAL, slice_ns, enq_flags);
 		scx_bpf_kick_cpu(scx_bpf_task_cpu(p), SCX_KICK_IDLE);
 		return 0;
 	}
@@ -80,15 +79,11 @@ OPERATION(dispatch, s32 number, struct task_struct *prev)
 	release_payers();
 	/* It leaves the CPU now and keeps it while it pays (R8), but the core enqueues it only after this. */
 	in_debt = state && (state->clock.flags & SCHEDCOZ_SCOPED) && owes(prev, state);
-	if (cpu->turn++ & 1 && scx_bpf_dsq_move_to_local(OTHERS))
-		return 0;
 	if (!cpu->held && !in_debt) {
 		due = cpu_due(cpu, now);
 		if (!due && scx_bpf_dsq_move_to_local(READY))
 			return 0;
 	}
-	if (scx_bpf_dsq_move_to_local(OTHERS))
-		return 0;
 	if (wants_more) {
 		/* Nobody else wants the CPU: the slice begins anew, unless the task has to be withheld. */
 		if (!in_debt) {
@@ -191,11 +186,6 @@ OPERATION(stopping, struct task_struct *p, bool runnable)
 	return 0;
 }
 
-static __always_inline bool in_scope(const struct cgroup *cgroup)
-{
-	return scope_cgroup && cgroup && BPF_CORE_READ(cgroup, kn, id) == scope_cgroup;
-}
-
 OPERATION(init_task, struct task_struct *p, struct scx_init_task_args *args)
 {
 	struct task_state *state = bpf_task_storage_get(&tasks, p, 0, BPF_LOCAL_STORAGE_GET_F_CREATE), *parent;
@@ -210,8 +200,6 @@ OPERATION(init_task, struct task_struct *p, struct scx_init_task_args *args)
 		}
 		inherit_region(p);
 	}
-	if (scope_cgroup && in_scope(args->cgroup))
-		state->clock.flags |= SCHEDCOZ_SCOPED;
 	return 0;
 }
 
@@ -219,7 +207,7 @@ OPERATION(enable, struct task_struct *p)
 {
 	struct task_state *state = state_of(p);
 
-	if (state && !scope_cgroup) {
+	if (state) {
 		state->clock.flags |= SCHEDCOZ_SCOPED;
 		state->known = 1;
 	}
@@ -237,19 +225,6 @@ OPERATION(disable, struct task_struct *p)
 		__sync_fetch_and_sub(&cpu_of(state->holds - 1)->held, 1);
 	state->holds = 0;
 	state->clock.flags = 0;
-	return 0;
-}
-
-OPERATION(cgroup_move, struct task_struct *p, struct cgroup *from, struct cgroup *to)
-{
-	struct task_state *state = state_of(p);
-
-	if (!state || !scope_cgroup)
-		return 0;
-	if (in_scope(to))
-		state->clock.flags |= SCHEDCOZ_SCOPED;
-	else
-		state->clock.flags &= ~SCHEDCOZ_SCOPED;
 	return 0;
 }
 
@@ -278,8 +253,6 @@ OPERATION(init)
 	error = scx_bpf_create_dsq(READY, -1);
 	if (!error)
 		error = scx_bpf_create_dsq(PAY, -1);
-	if (!error)
-		error = scx_bpf_create_dsq(OTHERS, -1);
 	return error;
 }
 
@@ -302,7 +275,6 @@ struct sched_ext_ops schedcoz = {
 	.init_task = (void *)op_init_task,
 	.enable = (void *)op_enable,
 	.disable = (void *)op_disable,
-	.cgroup_move = (void *)op_cgroup_move,
 	.cpu_online = (void *)op_cpu_online,
 	.cpu_offline = (void *)op_cpu_offline,
 	.init = (void *)op_init,

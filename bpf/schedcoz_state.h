@@ -13,7 +13,6 @@
 #define MAX_POINTS 16
 #define READY 0x5c0001ULL
 #define PAY 0x5c0002ULL
-#define OTHERS 0x5c0003ULL
 #define SCX_TASK_QUEUED 1
 #define TIMER_MIN 10000ULL
 
@@ -21,8 +20,6 @@
 const volatile u64 slice_ns = 3000000;
 /* A task that wakes takes the CPU of one that is further ahead in service than this; 0: never. */
 const volatile u64 preempt_ns = 1000000;
-/* 0: the scope is the SCHED_EXT policy. Else the id of a cgroup. */
-const volatile u64 scope_cgroup = 0;
 const volatile u32 cpu_count = 1;
 
 struct schedcoz_experiment experiment;
@@ -68,7 +65,6 @@ struct cpu_state {
 	u64 vtime; /* service of the task that runs here, when it began to */
 	u64 ran_at;
 	u32 held; /* payers that keep this CPU */
-	u32 turn; /* whose turn it is where tasks in and out of scope share it */
 	u32 sampled_in; /* the experiment of its last sample */
 };
 struct cpu_state cpus[MAX_CPUS];

@@ -92,6 +92,7 @@ struct sched_ext_ops {
 	char name[128];
 };
 
+#define SCX_DSQ_GLOBAL ((1ULL << 63) | 1)
 #define SCX_DSQ_LOCAL ((1ULL << 63) | 2)
 #define SCX_DSQ_LOCAL_ON ((1ULL << 63) | (1ULL << 62))
 #define SCX_SLICE_DEFAULT (20 * 1000 * 1000ULL)

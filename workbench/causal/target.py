@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,23 +19,24 @@ if TYPE_CHECKING:
 __all__ = ("CgroupTarget", "ProcessTarget", "Target")
 
 
-class Target:
+class Target(ABC):
     """What the controller asks of one; `pid` is the process in which names are looked up."""
 
     pid: int
     ended = "the target ended"
     """Why there can be no more experiments, once `wait` has said so."""
 
+    @abstractmethod
     def close(self) -> None:
         """Stop watching it."""
 
+    @abstractmethod
     def pids(self) -> list[int]:
         """Its processes now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def wait(self, seconds: float) -> bool:
         """Wait this long, or until it ends; whether it is still there."""
-        raise NotImplementedError
 
 
 class ProcessTarget(Target):

@@ -14,6 +14,12 @@ from workbench.sched.measured import Measured
 
 
 class Endless(Target):
+    def close(self) -> None:
+        pass
+
+    def pids(self) -> list[int]:
+        return []
+
     def wait(self, seconds: float) -> bool:
         return True
 
@@ -59,7 +65,7 @@ def test_a_point_that_is_passed_too_rarely_says_nothing() -> None:
 
 
 def test_a_target_that_ends_is_given_up() -> None:
-    class Ends(Target):
+    class Ends(Endless):
         def wait(self, seconds: float) -> bool:
             return False
 
