@@ -65,6 +65,8 @@ ip link set lo up
 hostname lab
 ln -sf /proc/self/fd dev/fd
 echo 0 > proc/sys/kernel/printk_devkmsg 2>/dev/null
+# Every ten seconds khugepaged copies eight huge pages together, 40 to 70 ms here, before any task of SCHED_EXT: never.
+echo 2147483647 > sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs 2>/dev/null
 export PATH=/usr/local/bin:/usr/bin:/usr/sbin HOME=/root LANG=C.UTF-8 TERM=linux
 export PYTHONPATH=/{PROJECT}:/{SITE} OUT=/out
 exec /bin/switch_root /root /usr/bin/python3 -S -E -c "import sys; sys.path.insert(0, '/{PROJECT}')
