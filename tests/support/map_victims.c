@@ -1,5 +1,6 @@
 /* Processes that use maps and are killed: at a chosen instruction of one operation, or in the middle of many. */
 #define _GNU_SOURCE
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
@@ -11,12 +12,35 @@
 typedef void *(*run_new)(void *space, int64_t *error);
 typedef int64_t (*operation)(void *run, void *map, const void *a, const void *b, uint64_t flags);
 
+/* Keeps this thread and the children it makes on the CPU that it is on; `before` is where they were allowed.
+ * A step of a child beside its tracer is several times dearer: each wakes the other's CPU. */
+static void stay_here(cpu_set_t *before)
+{
+    cpu_set_t here;
+
+    CPU_ZERO(&here);
+    CPU_SET(sched_getcpu(), &here);
+    sched_getaffinity(0, sizeof(*before), before);
+    sched_setaffinity(0, sizeof(here), &here);
+}
+
+/* Whether `watch`, if there is one, holds a bit of `mask`: memory that the child shares with this process. */
+static int begun(const uint64_t *watch, uint64_t mask)
+{
+    return !watch || __atomic_load_n(watch, __ATOMIC_ACQUIRE) & mask;
+}
+
 /* A child that does the operation `warm` times (on `warm_a` and `warm_b` where these are given), and once more up to its instruction number `steps`, and is killed.
+ * With `watch` these are counted from the first instruction after which it holds a bit of `mask`.
  * Returns 1 when the operation was over before that, 0 when not, -1 when something else happened. */
 int killed_at_step(run_new join, void *space, operation work, void *map, const void *a, const void *b, uint64_t flags,
-                   const void *warm_a, const void *warm_b, long warm, long steps)
+                   const void *warm_a, const void *warm_b, long warm, long steps, const uint64_t *watch,
+                   uint64_t mask)
 {
-    int status, over = 0;
+    int status, over = 0, failed = 1;
+    cpu_set_t before;
+
+    stay_here(&before);
     pid_t child = fork();
 
     if (child == 0) {
@@ -37,19 +61,22 @@ int killed_at_step(run_new join, void *space, operation work, void *map, const v
         _exit(5);
     }
     if (child < 0 || waitpid(child, &status, 0) != child)
-        return -1;
+        goto out;
     if (!WIFSTOPPED(status))
-        return -1;
-    for (long i = 0; i < steps && !over; i++) {
+        goto out;
+    for (long i = 0; i < steps && !over; i += begun(watch, mask)) {
         if (ptrace(PTRACE_SINGLESTEP, child, 0, 0) || waitpid(child, &status, 0) != child)
-            return -1;
+            goto out;
         if (!WIFSTOPPED(status))
-            return -1;
+            goto out;
         over = WSTOPSIG(status) == SIGSTOP;
     }
     kill(child, SIGKILL);
     waitpid(child, &status, 0);
-    return over;
+    failed = 0;
+out:
+    sched_setaffinity(0, sizeof(before), &before);
+    return failed ? -1 : over;
 }
 
 /* A program run as an operation: `a` is wb_execute, `map` the program. */

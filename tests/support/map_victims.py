@@ -42,6 +42,7 @@ def victims() -> ctypes.CDLL:
     pointer = ctypes.c_void_p
     made.killed_at_step.argtypes = (
         *(pointer,) * 6, ctypes.c_uint64, pointer, pointer, ctypes.c_long, ctypes.c_long,
+        pointer, ctypes.c_uint64,
     )  # fmt: skip
     made.start_worker.argtypes = (pointer, pointer, pointer, ctypes.c_int, ctypes.c_uint64, pointer)
     made.sealed.argtypes = (pointer,)
@@ -54,17 +55,18 @@ def _address(name: str) -> int:
 
 def killed_at_step(
     space: Space, function: str, made: Map, a: Any, b: Any, flags: int, steps: int, warm: int = 0,
-    warm_a: bytes | None = None, warm_b: bytes | None = None,
+    warm_a: bytes | None = None, warm_b: bytes | None = None, since: tuple[int, int] | None = None,
 ) -> bool:  # fmt: skip
     """Kill a child at instruction `steps` of `function(run, map, a, b, flags)`; True when it was over before.
 
     Before that it does the same `warm` times, with `warm_a` and `warm_b` for `a` and `b` where they are given.
+    `since`: an address that children share with this process, and bits; instructions count once one of them is set.
     """
     buffers = [ctypes.create_string_buffer(x, len(x)) if isinstance(x, bytes) else x for x in (a, b)]
     arguments = [ctypes.addressof(x) if isinstance(x, ctypes.Array) else x for x in buffers]
     over = victims().killed_at_step(
         _address("wb_run_new"), space.handle, _address(function), made.handle, *arguments, flags,
-        warm_a, warm_b, warm, steps,
+        warm_a, warm_b, warm, steps, *(since or (None, 0)),
     )  # fmt: skip
     assert over >= 0, "the child did not come to where it was to be killed"
     return bool(over)
@@ -76,6 +78,7 @@ def killed_in_program(space: Space, program: int, steps: int, warm: int = 0) -> 
     over = made.killed_at_step(
         _address("wb_run_new"), space.handle, ctypes.cast(made.run_program, ctypes.c_void_p), program,
         _address("wb_execute"), None, 0, None, None, warm, steps,
+        None, 0,
     )  # fmt: skip
     assert over >= 0, "the child did not come to where it was to be killed"
     return bool(over)
