@@ -422,19 +422,35 @@ def btf_ids(data: bytes, wanted: set[tuple[int, str]]) -> dict[tuple[int, str], 
             at = strings.find(b"\0" + name.encode() + b"\0")
             if at >= 0:
                 names.setdefault(at + 1, set()).add((kind, name))
-        found: dict[tuple[int, str], tuple[int, int]] = {}
-        at, end, number = header + type_off, header + type_off + type_len, 1
-        unpack = struct.Struct("<III").unpack_from
-        while at < end:
-            name_at, info, word = unpack(data, at)
-            kind = info >> 24 & 0x1F
-            if name_at in names:
-                for key in names[name_at]:
-                    if key[0] == kind:
-                        found.setdefault(key, (number, word))
-            fixed, each = _EXTRA.get(kind, (0, 0))
-            at += 12 + fixed + each * (info & 0xFFFF)
-            number += 1
-        return found
+        types = memoryview(data)[header + type_off : header + type_off + type_len]
+        if len(types) != type_len or type_len % 4:
+            raise ValueError(f"BTF ends early: {len(types)} bytes of types instead of {type_len}")
+        return _find_ids(types.cast("I"), names)
     except struct.error as error:
         raise ValueError(f"BTF ends early: {error}") from error
+    except IndexError:
+        raise ValueError("BTF ends early: in the middle of a type") from None
+
+
+class _Lengths(dict[int, int]):
+    """Words of a type by its word `info`, each computed once."""
+
+    def __missing__(self, info: int) -> int:
+        fixed, each = _EXTRA.get(info >> 24 & 0x1F, (0, 0))
+        length = self[info] = (12 + fixed + each * (info & 0xFFFF)) // 4
+        return length
+
+
+def _find_ids(words: memoryview, names: dict[int, set[tuple[int, str]]]) -> dict[tuple[int, str], tuple[int, int]]:
+    found: dict[tuple[int, str], tuple[int, int]] = {}
+    lengths = _Lengths()
+    at, end, number = 0, len(words), 1
+    while at < end:  # a kernel has more than 100,000 types
+        info = words[at + 1]
+        if words[at] in names:
+            for key in names[words[at]]:
+                if key[0] == info >> 24 & 0x1F:
+                    found.setdefault(key, (number, words[at + 2]))
+        at += lengths[info]
+        number += 1
+    return found

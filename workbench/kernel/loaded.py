@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ("Loaded", "Program", "load")
 
 _LOG_BYTES = 1 << 24
+_Log = ctypes.c_char * _LOG_BYTES
 _BPF_LINK_CREATE = 28
 _TRACE_RAW_TP, _PERF_EVENT, _UPROBE_MULTI, _UPROBE_SESSION = 23, 41, 48, 57
 _RING_BUFFER, _KPROBE = 27, 2
@@ -464,7 +465,7 @@ def _prepare(
             lib.bpf_program__set_flags(program, _SLEEPABLE)
         if name in attach_types:
             lib.bpf_program__set_expected_attach_type(program, attach_types[name])
-        logs[name] = ctypes.create_string_buffer(_LOG_BYTES)
+        logs[name] = _Log.from_buffer(mmap.mmap(-1, _LOG_BYTES))  # pages that nobody writes cost nothing
         lib.bpf_program__set_log_buf(program, logs[name], _LOG_BYTES)
     unknown_sizes, unknown_maps = dict(map_sizes), dict(reuse)
     unknown_constants = dict(constants)
