@@ -6,7 +6,7 @@ places where the runtime enters them anyway:
 
 | place | what happens there |
 | --- | --- |
-| every `period` ns of a thread's CPU time | in the region, its clock is put back; else a debt is paid |
+| every `period` ns of a thread's CPU time | in the region, its clock is put back (R1); else a debt is paid |
 | futex(2), a wake; a function that lets others go on | a debt is paid; the clock is noted |
 | futex(2), the end of a wait | the clock of the thread that woke this one is taken over |
 | clone(2), end of a thread | as a wake: a child begins with its parent's clock, who joins takes over the ended one's |
@@ -18,6 +18,10 @@ meanwhile. That is what Coz does with `pre_block`, `post_block` and `catch_up` i
 is that a clock is taken over from the thread that woke this one, with what that one still owes or has paid too much,
 instead of being set to the common one. The common functions of the C library that let others go on (`RELEASES`) are
 probed beside it, so that threads that meet without waiting do so in the right order.
+
+A sample stands for a period; for as many as the timer let pass, where a driver counts them (POSIX timers; of perf events
+none are lost that matter, 0.1 to 0.6 % of the CPU time of a busy thread, and a longer gap in a thread's CPU time is time in
+the kernel, where nothing is sampled); and a thread's first one for half a period more, which is what follows its last one.
 
 No process can be left in a bad state: a sleep ends after 20 ms at the latest (`bpf_delay`), and no program puts a clock
 back or pays after a moment that this process moves on several times a second. When it is killed, the target runs
