@@ -92,17 +92,20 @@ def measure(
             else:
                 for pid in running.pids():
                     engine.take(pid)
+            # Looked up once: in a guest this takes longer than an experiment does.
+            where = {spot: places(running.pids(), spot.spec) for spot in what.spots}
             random = Random(seed)
-            finder = Finder()
             for number in range(rounds):
                 tell(f"{what.name}: round {number + 1} of {rounds}")
                 order = _conditions(what)
                 random.shuffle(order)
                 for spot, speedup, removed in order:
-                    one = _trial(
-                        engine, running, finder, spot, speedup, removed, seconds, len(trials) + 1
+                    number_of = len(trials) + 1
+                    trials.append(
+                        _trial(
+                            engine, running, where[spot], spot, speedup, removed, seconds, number_of
+                        )
                     )
-                    trials.append(one)
             if not engine.scheduler.in_charge:
                 raise RunFailed(
                     f"the kernel took the scheduler away: {engine.scheduler.exit}", "try again"
@@ -123,7 +126,7 @@ def _conditions(what: Demonstration) -> list[tuple[Spot, float, float]]:
 def _trial(
     engine: SchedCoz,
     running: Running,
-    finder: Finder,
+    where: dict[int, Pieces],
     spot: Spot,
     speedup: float,
     removed: float,
@@ -132,7 +135,7 @@ def _trial(
 ) -> Trial:
     running.check()
     running.turn(dict(running.what.fix(removed)) if removed else {})
-    engine.select(places(running.pids(), spot.spec, finder))
+    engine.select(where)
     time.sleep(_SETTLE)
     engine.begin(speedup)
     time.sleep(seconds)
@@ -143,7 +146,7 @@ def _trial(
     )  # fmt: skip
 
 
-def places(pids: Iterable[int], spec: str, finder: Finder | None = None) -> dict[int, Pieces]:
+def places(pids: Iterable[int], spec: str) -> dict[int, Pieces]:
     """Where a region is in these processes; ``text:MODULE`` is all code of a file (see `code_of`).
 
     Raises
@@ -152,7 +155,7 @@ def places(pids: Iterable[int], spec: str, finder: Finder | None = None) -> dict
         None of them has it.
     """
     if not spec.startswith(_TEXT):
-        return (finder or Finder()).places(pids, Region(spec))
+        return Finder().places(pids, Region(spec))
     found: dict[int, Pieces] = {}
     for pid in pids:
         try:
