@@ -19,9 +19,10 @@ is that a clock is taken over from the thread that woke this one, with what that
 instead of being set to the common one. The common functions of the C library that let others go on (`RELEASES`) are
 probed beside it, so that threads that meet without waiting do so in the right order.
 
-A sample stands for a period; for as many as the timer let pass, where a driver counts them (POSIX timers; of perf events
-none are lost that matter, 0.1 to 0.6 % of the CPU time of a busy thread, and a longer gap in a thread's CPU time is time in
-the kernel, where nothing is sampled); and a thread's first one for half a period more, which is what follows its last one.
+A sample stands for a period, or for as many as the timer let pass, where a driver counts them (POSIX timers). Of perf
+events none are lost that matter: 0.1 to 0.6 % of the CPU time of a busy thread; a longer gap in a thread's CPU time is
+time in the kernel, where nothing is sampled. A thread's first sample stands for half a period more: that is what
+follows its last one.
 
 No process can be left in a bad state: a sleep ends after 20 ms at the latest (`bpf_delay`), and no program puts a clock
 back or pays after a moment that this process moves on several times a second. When it is killed, the target runs
