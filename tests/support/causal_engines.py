@@ -24,6 +24,7 @@ class Synthetic:
         self.share, self.noise, self.counts, self.valid = share, noise, counts, valid
         self.pairs, self.hits = latencies, 60
         self.begun: list[float] = []
+        self.settled = 0
         self.selected: list[Mapping[int, Pieces]] = []
         self.random = Random(1)
 
@@ -34,6 +35,9 @@ class Synthetic:
 
     def begin(self, speedup: float) -> None:
         self.begun.append(speedup)
+
+    def count_anew(self) -> None:
+        self.settled += 1
 
     def end(self) -> list[Measured]:
         period = 1e7 * (1 - self.share * self.begun[-1]) * (1 + self.random.gauss(0, self.noise))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.causal.backend import choose, defaults
 from workbench.causal.checks import ALL, NONE
 from workbench.causal.guest import profile_in_guest
-from workbench.causal.plan import Plan
+from workbench.causal.plan import SETTLE, Plan
 from workbench.causal.regions import Region
 from workbench.causal.session import profile
 from workbench.errors import BadSpec
@@ -42,6 +42,7 @@ def causal(
     seconds: float = 0.0,
     rounds: int = 0,
     shortest: float = 0.5,
+    settle: float = SETTLE,
     seed: int = 1,
     tolerance: float = 3.0,
     sample_period: float | None = None,
@@ -71,7 +72,7 @@ def causal(
         See `workbench.causal.session.profile`.
     speedups : sequence of float
         Fractions, in turn; none: drawn as Coz does.
-    seconds, rounds, shortest, seed
+    seconds, rounds, shortest, settle, seed
         See `workbench.causal.plan.Plan`.
     tolerance : float
         Per cent; see `workbench.causal.analysis.gate`.
@@ -120,7 +121,8 @@ def causal(
         words += [
             word
             for option, value in (
-                ("--seconds", seconds), ("--rounds", rounds), ("--shortest", shortest), ("--seed", seed),
+                ("--seconds", seconds), ("--rounds", rounds), ("--shortest", shortest), ("--settle", settle),
+                ("--seed", seed),
                 ("--tolerance", tolerance), ("--sample-period", sample_period), ("--min-debt", min_debt),
                 ("--speedups", ",".join(map(str, speedups)) or None),
             )
@@ -144,7 +146,7 @@ def causal(
             output=place, parameters=replace(known, frames=callers), tolerance=tolerance, overwrite=overwrite,
             plan=Plan(
                 tuple(map(Region, lists[1])) or (Region("chosen by sampling"),), speedups=tuple(speedups),
-                shortest=shortest, seconds=seconds, rounds=rounds, seed=seed,
+                shortest=shortest, settle=settle, seconds=seconds, rounds=rounds, seed=seed,
             ),
             say=view.say if view else None, watch=view.watch if view else None,
         )  # fmt: skip

@@ -47,6 +47,9 @@ class Engine(Protocol):
     def begin(self, speedup: float) -> None:
         """Start an experiment."""
 
+    def count_anew(self) -> None:
+        """Forget the progress that was made in it so far: it has settled."""
+
     def end(self) -> Sequence[Measured]:
         """End it; what it gave by progress point."""
 
@@ -80,7 +83,9 @@ class Experiment:
     speedup : float
         A fraction.
     start, duration : int
-        ns of CLOCK_MONOTONIC.
+        ns of CLOCK_MONOTONIC, with the time in which it settled.
+    settled : int
+        ns of it that passed before progress was counted.
     reason : str
         Why it does not count; empty: it does.
     measured : tuple of Measured
@@ -92,6 +97,7 @@ class Experiment:
     speedup: float
     start: int
     duration: int
+    settled: int
     reason: str
     measured: tuple[Measured, ...]
 
@@ -146,6 +152,8 @@ def experiments(
 ) -> Iterator[Experiment]:
     """Run experiments until the plan is done or the target ends.
 
+    In each, progress is counted once it has settled (`Plan.settle`); samples and payments are counted throughout.
+
     An experiment is given out even when it does not count, with the reason: progress that was made too rarely, a target
     that ended, a scheduler that the kernel took away (after which there are no more), time in which the machine stood
     still, a region that no process has, one that was not found at work while it should have been faster. After Ctrl-C
@@ -172,13 +180,15 @@ def experiments(
     missing: dict[str, int] = {}
     for done, choice in enumerate(choices(plan, random)):
         elapsed = time.monotonic() - began
-        if plan.seconds and elapsed + length.seconds > plan.seconds and done:
+        whole = length.seconds * (1 + plan.settle)
+        if plan.seconds and elapsed + whole > plan.seconds and done:
             return
         if before is not None:
             before(target.pids())
         if progress is not None:
-            progress(State(done, dropped, elapsed, plan.seconds, length.seconds, choice, total))
-        one, stop = _one(engine, target, choice, length, points, finder, done + 1)
+            progress(State(done, dropped, elapsed, plan.seconds, whole, choice, total))
+        settle = plan.settle * length.seconds
+        one, stop = _one(engine, target, choice, length, settle, points, finder, done + 1)
         dropped += not one.valid
         yield one
         if stop is not None:
@@ -205,11 +215,12 @@ def _one(
     target: Target,
     choice: Choice,
     length: Length,
+    settle: float,
     points: Sequence[str],
     finder: Places,
     number: int,
 ) -> tuple[Experiment, KeyboardInterrupt | None]:
-    start = time.monotonic_ns()
+    start, settled = time.monotonic_ns(), 0
     measured: tuple[Measured, ...] = ()
     stop: KeyboardInterrupt | None = None
     reason = ""
@@ -219,7 +230,11 @@ def _one(
         engine.begin(choice.speedup)
         alive = True
         try:
-            alive = target.wait(length.seconds)
+            if settle:
+                alive = target.wait(settle)
+                engine.count_anew()
+                settled = time.monotonic_ns() - start
+            alive = alive and target.wait(length.seconds)
         except KeyboardInterrupt as interrupt:
             stop = interrupt
         measured = tuple(engine.end())
@@ -232,7 +247,9 @@ def _one(
             engine.end()
     duration = time.monotonic_ns() - start
     if measured and not reason:
-        reason = _judge(measured, points, duration / 1e9, length.seconds, choice.speedup)
+        reason = _judge(
+            measured, points, duration / 1e9, settle + length.seconds, choice.speedup
+        )
         if reason == _LEFT and (why := engine.why_ended):
             reason += f": {why}"
         if not reason and engine.stood_still > max(_STILL * duration, _SHORT):
@@ -240,7 +257,9 @@ def _one(
         if all(one.valid for one in measured):
             length.learn(min(map(_passes, measured)))
     return (
-        Experiment(number, choice.region.spec, choice.speedup, start, duration, reason, measured),
+        Experiment(
+            number, choice.region.spec, choice.speedup, start, duration, settled, reason, measured
+        ),
         stop,
     )
 

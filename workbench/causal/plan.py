@@ -3,6 +3,11 @@
 Draw and length are Coz's (Curtsinger and Berger, SOSP 2015, and libcoz/profiler.cpp of coz-profiler): a speed-up is 0 %
 in 8 of 28 draws and each of 5, 10 ... 100 % in one; an experiment in which some progress point was passed fewer than
 five times makes the next ones twice as long, one with more than ten makes them half as long again.
+
+Coz counts from the beginning of an experiment. But what happens then does not last: a consumer that has become faster
+first eats what was queued before it ("Stock" in bpf/schedcoz_rules.h). So counting begins when a part of the length
+(`Plan.settle`) has passed. It is a part of the length because that grows with the time between two passes, and so does
+the time in which a queue fills or drains.
 """
 
 from __future__ import annotations
@@ -18,10 +23,12 @@ if TYPE_CHECKING:
 
     from workbench.causal.regions import Region
 
-__all__ = ("ENOUGH", "Choice", "Length", "Plan", "choices", "draw_speedup")
+__all__ = ("ENOUGH", "SETTLE", "Choice", "Length", "Plan", "choices", "draw_speedup")
 
 ENOUGH = 5
 """Passes of every progress point that an experiment needs to count."""
+SETTLE = 0.3
+"""Part of an experiment's length that passes before progress is counted: of the shortest one by default, 0.15 s."""
 _PLENTY = 10
 _LONGEST = 16  # times the minimum
 _DIVISIONS, _ZEROS = 20, 7
@@ -47,6 +54,8 @@ class Plan:
         Empty: drawn as Coz does.
     shortest : float
         Seconds of the shortest experiment.
+    settle : float
+        Part of an experiment's length that passes in it before progress is counted.
     pause : float
         Seconds between two experiments, in which payments that are due are made.
     seconds : float
@@ -60,6 +69,7 @@ class Plan:
     weights: tuple[float, ...] = ()
     speedups: tuple[float, ...] = ()
     shortest: float = 0.5
+    settle: float = SETTLE
     pause: float = 0.02
     seconds: float = 0.0
     rounds: int = 0
@@ -75,6 +85,10 @@ class Plan:
             raise BadSpec("no region to speed up", "--region FUNCTION, or let sampling choose")
         if not 0 < self.shortest <= 3600 or self.pause < 0 or self.seconds < 0 or self.rounds < 0:
             raise BadSpec("lengths of experiments are positive seconds")
+        if not 0 <= self.settle <= 10:
+            raise BadSpec(
+                f"experiments settle for {self.settle:g} of their length", "0 to 10; 0.3, say"
+            )
         if self.rounds and not self.speedups:
             raise BadSpec("rounds are of given speed-ups", "give --speedups with --rounds")
 

@@ -62,6 +62,7 @@ class Results:
             "speedup": one.speedup,
             "start": one.start,
             "duration": one.duration,
+            "settled": one.settled,
             "valid": one.valid,
             "reason": one.reason,
             **{name: getattr(first, name) if first else 0 for name in _COUNTERS},

@@ -278,7 +278,7 @@ class SchedCoz:
             counters[field] = 0
         for field in _CLEARED:
             points[field] = 0
-        self._before = self._settled()
+        before = self._whole_points()
         experiment["base"] = self.loaded.globals["global_clock"][()]
         experiment["period"], experiment["min_debt"] = given.period, given.min_debt
         experiment["stop_cost"], experiment["without"] = given.stop_cost, without
@@ -286,10 +286,18 @@ class SchedCoz:
         experiment["number"] += 1
         experiment["active"] = 1
         self._begun = time.monotonic_ns()
+        self._window = before, self._begun - int(experiment["base"])
 
     def count_anew(self) -> None:
-        """Count progress from now on, in the experiment that is running: what was made before was settling."""
+        """Count progress from now on, in the experiment that is running: what was made before was settling.
+
+        That is the passes of points, and the time over which those inside of a latency are averaged. Samples and
+        payments are those of the whole experiment.
+        """
         self.loaded.globals["points"]["count"] = 0
+        before = self._whole_points()
+        now = time.monotonic_ns()
+        self._window = before, now - int(self.loaded.globals["global_clock"][()])
 
     def counts(self) -> list[int]:
         """Passes of every progress point since the experiment began."""
@@ -298,7 +306,7 @@ class SchedCoz:
     def end(self) -> list[Measured]:
         """End the experiment; what it gave, by progress point."""
         experiment = self.loaded.globals["experiment"]
-        points = self._settled()
+        points = self._whole_points()
         now = time.monotonic_ns()
         grown = int(self.loaded.globals["global_clock"][()]) - int(experiment["base"])
         elapsed = now - self._begun
@@ -317,13 +325,14 @@ class SchedCoz:
                 )
             )
         base = int(experiment["base"])
-        window = (self._begun - base, now - base - grown)
+        before, since = self._window
+        window = (since, now - base - grown)
         for number in range(self._points, self._points + 2 * self._latencies, 2):
             pair = slice(number, number + 2)
-            found.append(latency(self._before[pair], points[pair], window, whole))
+            found.append(latency(before[pair], points[pair], window, whole))
         return found
 
-    def _settled(self) -> NDArray[Any]:
+    def _whole_points(self) -> NDArray[Any]:
         """A copy of the points in which no passing of a latency's end is half counted, if that can be had."""
         points = self.loaded.globals["points"]
         count = self._points + 2 * self._latencies

@@ -18,6 +18,7 @@ from workbench.causal.plan import Plan
 from workbench.causal.regions import Region
 from workbench.causal.target import ProcessTarget
 from workbench.errors import TargetGone
+from workbench.sched.measured import Measured
 
 PLAN = Plan((Region("a"),), speedups=(0.0, 0.5), rounds=3)
 
@@ -55,7 +56,50 @@ def test_an_experiment_without_progress_is_dropped_and_the_next_one_longer() -> 
     program = Program()
     made = list(run(Synthetic(counts=(50, 0)), program))
     assert {one.reason for one in made} == {"no progress at point1"}
-    assert program.slept[::2] == [0.5, 1, 2, 4, 8, 8]
+    assert program.slept[1::3] == [0.5, 1, 2, 4, 8, 8]
+
+
+class Queue(Synthetic):
+    """A program whose consumer, as soon as it is faster, first takes what was queued: 20 passes too many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stock = 0
+
+    def begin(self, speedup: float) -> None:
+        super().begin(speedup)
+        self.stock = 20 if speedup else 0
+
+    def count_anew(self) -> None:
+        super().count_anew()
+        self.stock = 0
+
+    def end(self) -> list[Measured]:
+        found = super().end()
+        return [
+            replace(one, count=one.count + self.stock, period=one.period * 50 / (50 + self.stock))
+            for one in found
+        ]
+
+
+def test_progress_is_counted_once_an_experiment_has_settled() -> None:
+    program, engine = Program(), Queue()
+    plan = replace(PLAN, settle=0.4)
+    made = list(run(engine, program, plan))
+    assert {(one.speedup, one.measured[0].period) for one in made} == {(0, 1e7), (0.5, 7e6)}
+    assert program.slept[:3] == [0.4 * 0.5, 0.5, plan.pause] and engine.settled == 6
+    assert all(0 < one.settled < one.duration for one in made)
+    program, engine = Program(), Queue()
+    made = list(run(engine, program, replace(plan, settle=0)))
+    assert {(one.speedup, one.measured[0].period) for one in made} == {(0, 1e7), (0.5, 5e6)}
+    assert program.slept[:2] == [0.5, plan.pause] and {one.settled for one in made} == {0}
+
+
+def test_what_settles_is_a_part_of_the_length_as_that_grows() -> None:
+    program = Program()
+    list(run(Synthetic(counts=(2,)), program))
+    assert program.slept[::3] == [pytest.approx(0.3 * one) for one in program.slept[1::3]]
+    assert program.slept[1] == 0.5 and program.slept[-2] == 8
 
 
 def test_too_little_progress_is_said_with_its_point() -> None:
@@ -112,15 +156,16 @@ def test_experiments_end_when_the_kernel_takes_the_scheduler_away() -> None:
 
 
 def test_experiments_end_with_the_target() -> None:
-    made = list(run(Synthetic(), Program(waits=3)))
-    assert [one.reason for one in made] == ["", "the target ended"]
+    for waits in (4, 5):  # while the second one settles, and while it is counted
+        made = list(run(Synthetic(), Program(waits=waits)))
+        assert [one.reason for one in made] == ["", "the target ended"]
 
 
 def test_an_interrupt_gives_out_what_was_running_and_is_raised() -> None:
     engine = Synthetic()
     made: list[Experiment] = []
     with pytest.raises(KeyboardInterrupt):
-        made.extend(run(engine, Program(interrupted=3)))
+        made.extend(run(engine, Program(interrupted=5)))
     assert [one.reason for one in made] == ["", "interrupted"]
     assert len(engine.begun) == 2
 

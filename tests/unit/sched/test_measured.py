@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import types
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
 
+from workbench.sched import schedcoz
 from workbench.sched.measured import latency, step
 
 POINT = np.dtype(
@@ -95,3 +98,50 @@ def test_a_step_needs_two_passes() -> None:
     assert np.isnan(step(one))
     one["count"], one["first"], one["last"] = 3, 10, 50
     assert step(one) == 20
+
+
+class Clock:
+    """Time as the scheduler's face sees it; set by the test."""
+
+    now = START
+
+    def monotonic_ns(self) -> int:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        raise AssertionError("an end is half counted")
+
+
+def test_what_is_counted_anew_is_what_came_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, random = Clock(), Random(4)
+    monkeypatch.setattr(schedcoz, "time", clock)
+    slow, fast = requests(random, 4000, 9_000), requests(random, 20_000, 3_000)
+    shift = slow[-1][1] - START
+    made = slow + [(came + shift, went + shift) for came, went in fast]
+    settled, end = made[6000][0], made[22_000][0]
+    fields = ("number", "active", "speedup", "base", "period", "min_debt", "stop_cost", "without")
+    counters = [(name, "<u8") for name in (*schedcoz._COUNTED, "lost")]
+    known: dict[str, Any] = {
+        "experiment": np.zeros((), [(name, "<u8") for name in fields]),
+        "counters": np.zeros((), counters),
+        "points": np.zeros(16, POINT),
+        "global_clock": np.zeros((), "<u8"),
+    }
+    engine = object.__new__(schedcoz.SchedCoz)
+    engine.parameters, engine._points, engine._latencies = schedcoz.Parameters(), 0, 1
+    engine.loaded = types.SimpleNamespace(globals=known)  # type: ignore[assignment]
+    engine.scheduler = types.SimpleNamespace(in_charge=True)  # type: ignore[assignment]
+
+    engine.begin(0.5)
+    known["global_clock"][()] = held_back = 5_000_000
+    clock.now = settled + held_back  # requests are on the tasks' clocks
+    known["points"][:2] = points(made, START, settled)
+    engine.count_anew()
+    assert not known["points"]["count"].any()
+    clock.now = end + held_back
+    known["points"][:2] = points(made, settled, end)
+    [found] = engine.end()
+    assert found.count == 16_000 and found.elapsed == end + held_back - START
+    truth = np.mean([went - came for came, went in made[6000:22_000]])
+    assert truth < 5_000 < np.mean([went - came for came, went in slow])
+    assert found.period == pytest.approx(truth, rel=0.01)
