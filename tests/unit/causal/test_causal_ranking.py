@@ -115,6 +115,7 @@ def test_the_function_has_the_options_of_the_command(monkeypatch: pytest.MonkeyP
         quiet=True,
     )
     from workbench.cli import causal as command
+    from workbench.cli.causal import options
 
     parser = argparse.ArgumentParser()
     command.configure(parser)
@@ -124,7 +125,7 @@ def test_the_function_has_the_options_of_the_command(monkeypatch: pytest.MonkeyP
         ["a", "b"],
         ["in,out"],
     )
-    plan = command._plan(arguments)
+    plan = options.plan(arguments)
     assert plan.speedups == (0, 0.5) and plan.rounds == 2 and got["mode"] == "deterministic"
     with pytest.raises(BadSpec):
         wb.causal("done", command=["./x"], within="libc*", quiet=True)
