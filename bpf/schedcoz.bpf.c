@@ -65,7 +65,7 @@ OPERATION(enqueue, struct task_struct *p, u64 enq_flags)
 		return 0;
 	}
 	scx_bpf_dsq_insert_vtime(p, READY, slice, p->scx.dsq_vtime, enq_flags);
-	find_cpu(p, now, woken);
+	state->met_idle = find_cpu(p, now, woken);
 	return 0;
 }
 
@@ -76,7 +76,9 @@ OPERATION(dispatch, s32 number, struct task_struct *prev)
 	bool wants_more = prev && (BPF_CORE_READ(prev, scx.flags) & SCX_TASK_QUEUED), in_debt;
 	struct task_state *state = wants_more ? state_of(prev) : 0;
 
-	release_payers();
+	/* Who is released while another CPU has nothing to run is that one's: here it would only displace `prev`. */
+	if (!wants_more || !another_is_free(number, now))
+		release_payers();
 	/* It leaves the CPU now and keeps it while it pays (R8), but the core enqueues it only after this. */
 	in_debt = state && (state->clock.flags & SCHEDCOZ_SCOPED) && owes(prev, state);
 	if (!cpu->held && !in_debt) {
@@ -148,6 +150,10 @@ OPERATION(running, struct task_struct *p)
 		cpu->clock.running = 0;
 		return 0;
 	}
+	/* R5 is about tasks that waited for a CPU. This one could have had another, and waited for its own wake-up. */
+	if (state->met_idle && state->clock.ready_at < cpu->clock.stopped_at && another_is_free(number, now))
+		cpu->clock.last_scoped = 0;
+	state->met_idle = 0;
 	if (schedcoz_running(&state->clock, &cpu->clock, &experiment, now))
 		COUNT(merges);
 	COUNT(started);

@@ -212,6 +212,7 @@ int sample(struct bpf_perf_event_data *ctx)
 		counters.still = now - cpu->clock.last_sample;
 	cpu->sampled_in = experiment.active ? experiment.number : 0;
 	cpu->clock.last_sample = now;
+	arm_for_others(now, cpu->clock.running);
 	/* Each CPU looks after its own task: the interrupt that stops another CPU's would cost the task that runs here. */
 	if (experiment.active && cpu->clock.running &&
 	    schedcoz_debt(cpu->clock.local, global_clock) > experiment.min_debt) {

@@ -39,6 +39,7 @@ static __always_inline u64 release_payers(void)
 			scx_bpf_dsq_move(&it, p, SCX_DSQ_LOCAL_ON | (cpu - 1), 0);
 			scx_bpf_kick_cpu(cpu - 1, SCX_KICK_IDLE);
 		} else {
+			state->met_idle = another_is_free(MAX_CPUS, now);
 			scx_bpf_dsq_move_set_vtime(&it, p->scx.dsq_vtime);
 			scx_bpf_dsq_move_vtime(&it, p, READY, 0);
 		}
@@ -67,12 +68,12 @@ static int on_timer(void *map, u32 *key, struct pay_timer *timer)
 				scx_bpf_kick_cpu(i, SCX_KICK_IDLE);
 		}
 	if (soonest)
-		start_timer(timer, soonest);
+		arm(soonest);
 	return 0;
 }
 
-/* Wake a CPU for a task that waits in READY; or stop one whose task is far ahead in service. */
-static __always_inline void find_cpu(struct task_struct *p, u64 now, bool woken)
+/* Wake a CPU for a task that waits in READY; or stop one whose task is far ahead in service. Whether a CPU was idle. */
+static __always_inline bool find_cpu(struct task_struct *p, u64 now, bool woken)
 {
 	u64 furthest = 0, due_soonest = 0;
 	s32 best = -1, victim = -1;
@@ -106,11 +107,12 @@ static __always_inline void find_cpu(struct task_struct *p, u64 now, bool woken)
 		best = i;
 	}
 	if (best >= 0)
-		return;
+		return true;
 	if (due_soonest)
 		arm(due_soonest);
 	if (woken && preempt_ns && victim >= 0 && furthest > p->scx.dsq_vtime + preempt_ns)
 		scx_bpf_kick_cpu(victim, SCX_KICK_PREEMPT);
+	return false;
 }
 
 #endif

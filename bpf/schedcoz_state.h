@@ -15,6 +15,7 @@
 #define PAY 0x5c0002ULL
 #define SCX_TASK_QUEUED 1
 #define TIMER_MIN 10000ULL
+#define TIMER_PINNED 2ULL /* BPF_F_TIMER_CPU_PIN, linux 6.7 */
 
 /* Longest time on a CPU while others wait, nanoseconds of service. */
 const volatile u64 slice_ns = 3000000;
@@ -50,6 +51,7 @@ struct task_state {
 	u64 charged; /* since ran_at */
 	u32 paying;  /* 1 while in PAY: who clears it releases the task */
 	u32 stopped_on; /* CPU + 1 that it was stopped on while runnable; 0 after a sleep */
+	u32 met_idle; /* there was a CPU with nothing to run when it got ready */
 	u32 holds;	/* CPU + 1 that it keeps while it pays */
 	u32 known;	/* it was in scope once */
 };
@@ -142,18 +144,65 @@ static __always_inline void start_timer(struct pay_timer *timer, u64 delay)
 {
 	delay = delay > TIMER_MIN ? delay : TIMER_MIN;
 	timer_at = bpf_ktime_get_ns() + delay;
-	bpf_timer_start(&timer->timer, delay, 0);
+	bpf_timer_start(&timer->timer, delay, TIMER_PINNED);
 }
 
-/* Look again after `delay` at the latest. */
-static __always_inline void arm(u64 delay)
+/* Somebody will have paid at `asked_at` and no CPU has set its timer for it yet; 0: nobody. */
+u64 asked_at;
+
+static __always_inline void arm_here(u64 now, u64 delay)
 {
-	u64 now = bpf_ktime_get_ns(), at = timer_at;
+	u64 at = timer_at;
 	u32 zero = 0;
 	struct pay_timer *timer = bpf_map_lookup_elem(&timers, &zero);
 
 	if (timer && (at <= now || at > now + delay))
 		start_timer(timer, delay);
+}
+
+/* Whether a CPU other than `here` runs no task in scope. */
+static __always_inline bool another_is_idle(u32 here)
+{
+	u32 i;
+
+	bpf_for(i, 0, cpu_count)
+		if (i != here && !cpu_of(i)->clock.running)
+			return true;
+	return false;
+}
+
+/* Whether one would take a task at once. */
+static __always_inline bool another_is_free(u32 here, u64 now)
+{
+	u32 i;
+
+	bpf_for(i, 0, cpu_count)
+		if (i != here && !cpu_of(i)->clock.running && !cpu_of(i)->held && !cpu_due(cpu_of(i), now))
+			return true;
+	return false;
+}
+
+/* Look again after `delay`. The timer's interrupt would cost the task that it meets, and nothing credits that: where
+ * another CPU has nothing to run, that one sets it, at its next sample.
+ */
+static __always_inline void arm(u64 delay)
+{
+	u64 now = bpf_ktime_get_ns(), at = asked_at;
+	u32 here = bpf_get_smp_processor_id();
+
+	if (!cpu_of(here)->clock.running || !another_is_idle(here))
+		arm_here(now, delay);
+	else if (!at || at > now + delay)
+		asked_at = now + delay;
+}
+
+/* A sample's part of it. A CPU with a task in scope does it where no other has. */
+static __always_inline void arm_for_others(u64 now, bool running)
+{
+	u64 at = asked_at;
+
+	if (at && (!running || at < now) && __sync_bool_compare_and_swap(&asked_at, at, 0))
+		arm_here(now, at > now ? at - now : 0);
 }
 
 #endif
