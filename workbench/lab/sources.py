@@ -154,41 +154,71 @@ def from_file(
         raise BadSpec(
             f"cannot read the kernel {image}: {error.strerror}", "name a vmlinuz or a vmlinux"
         ) from error
-    release = release_of(data) or _release_in(uncompressed(data))
-    if modules is None:
+    try:
+        release = release_of(data) or _release_in(uncompressed(data))
+    except BadSpec as error:
+        raise BadSpec(f"{image}: {error.message}", error.hint) from error
+    if modules is not None:
+        if not any(modules.rglob("*.ko*")) and not (modules / "modules.builtin").is_file():
+            raise BadSpec(
+                f"there are no modules of a kernel in {modules}",
+                f"--modules takes the folder that is /lib/modules/{release} where the kernel is installed",
+            )
+    else:
         places = (image.parent, image.parent / "modules", Path("/lib/modules") / release)
         modules = next((one for one in places if (one / "modules.builtin").is_file()), None)
+    if modules is None:
+        say(
+            f"no modules of Linux {release} found: the guest has what is built in (--modules DIR names them)"
+        )
     configs = (
         image.parent / "config",
         image.parent / f"config-{release}",
         Path(f"/boot/config-{release}"),
+        *((modules / "config",) if modules else ()),
     )
     config = next((one for one in configs if one.is_file()), None)
-    return _keep(cache, release, image, modules, config, None, str(image.resolve()), say)
+    kernel = _keep(cache, release, image, modules, config, None, str(image.resolve()), say)
+    if kernel.built_in(SCHED_EXT) is False:
+        say(f"Linux {release} has no sched_ext: `workbench sched` and SchedCoz need another kernel")
+    return kernel
 
 
-def running(cache: Cache, say: Callable[[str], None]) -> Kernel:
-    """The kernel that this machine runs, from /boot.
+def running(
+    cache: Cache, say: Callable[[str], None], *, release: str = "", root: Path = Path("/")
+) -> Kernel:
+    """The kernel that this machine runs, from where distributions keep it: /boot, or the folder of its modules.
+
+    Parameters
+    ----------
+    cache : Cache
+    say : callable
+    release : str
+        As `uname -r` prints it, by default.
+    root : path
+        Where the machine's files are.
 
     Raises
     ------
     MissingCapability
         Its image is not there, or it has no sched_ext.
     """
-    release = platform.release()
-    image = Path(f"/boot/vmlinuz-{release}")
-    if not image.exists():
+    release = release or platform.release()
+    modules = root / "lib/modules" / release
+    places = (root / "boot" / f"vmlinuz-{release}", modules / "vmlinuz")
+    image = next((one for one in places if one.exists()), None)
+    if image is None:
         raise MissingCapability(
-            f"the running kernel's image {image} is not there",
-            "`workbench lab prepare` gets one from the archive",
+            f"the running kernel's image is not there: neither {places[0]} nor {places[1]}",
+            "name it (`workbench lab prepare --kernel PATH`), or leave the option out: one from the archive",
         )
-    kernel = from_file(cache, image, say)
-    if kernel.options.get(SCHED_EXT) != "y":
+    if not (root / "sys/kernel/sched_ext").is_dir():
         raise MissingCapability(
             f"the running kernel {release} has no sched_ext",
-            "`workbench lab prepare` gets one from the archive",
+            "`workbench lab prepare` gets one from the archive; without sched_ext, name it with --kernel PATH",
         )
-    return kernel
+    there = (modules / "modules.builtin").is_file()
+    return from_file(cache, image, say, modules if there else None)
 
 
 def _release_in(vmlinux: bytes) -> str:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from workbench.cli.lab import say
+from workbench.errors import BadSpec
 from workbench.lab.extras import EXTRAS
 
 __all__ = ("configure", "execute")
@@ -18,9 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--kernel", metavar="PATH", help="a kernel image of your own: vmlinuz or vmlinux"
     )
-    which.add_argument(
-        "--running", action="store_true", help="the kernel that this machine runs, from /boot"
-    )
+    which.add_argument("--running", action="store_true", help="the kernel that this machine runs")
     parser.add_argument(
         "--modules", metavar="DIR", help="modules of --kernel, if they are not beside it"
     )
@@ -39,9 +38,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Prepare; 0 if a guest can boot now."""
+    """Prepare; 0 if a guest can boot now.
+
+    Raises
+    ------
+    BadSpec
+        Modules without their kernel.
+    """
     from workbench.lab.prepare import prepare
 
+    if arguments.modules and not arguments.kernel:
+        raise BadSpec("--modules names the modules of --kernel", "give both, or neither")
     kernel = prepare(
         arguments.kernel,
         modules=Path(arguments.modules) if arguments.modules else None,
