@@ -10,12 +10,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from gpu_everything import Expected, build
 from gpu_support import SOURCES, programs, record_command
 
+from workbench.collectors.gpu.kernels import KernelNames
+from workbench.collectors.modules import Modules
 from workbench.collectors.recorder import Recorder
+from workbench.collectors.target import HeldCommand
 from workbench.errors import BadSpec, UnknownSymbol, WorkbenchError
 
 pytestmark = pytest.mark.needs("uprobe", "ring buffer", "C compiler")
@@ -100,6 +104,24 @@ def test_a_shared_runtime_is_recorded_call_by_call(tmp_path: Path) -> None:
     overhead = recording.overhead
     assert int(overhead["hits"].sum()) == int(counts["calls"].sum())
     assert (overhead["cost_low"] <= overhead["cost"]).all() and (overhead["cost"] > 0).all()
+
+
+def test_an_unregistered_kernel_of_a_process_that_has_exited_has_its_name() -> None:
+    held = HeldCommand((str(programs().shared),))
+    try:
+        modules = Modules(held.pid)
+        main = modules.main
+        assert main is not None and main.bias is not None
+        address = main.bias + main.symbols.find_name("unnamed")[0].address
+        names = KernelNames()
+        names.remember(modules)
+    finally:
+        held.kill()
+    launch, one = np.ones(1, bool), np.zeros(1, np.int64)
+    codes, texts = names.column(
+        launch, one, np.full(1, held.pid, np.int32), one, np.full(1, address, np.uint64)
+    )
+    assert [texts[code] for code in codes] == [UNNAMED]
 
 
 def test_a_static_runtime_is_found_by_its_local_symbols(tmp_path: Path) -> None:

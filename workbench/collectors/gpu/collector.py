@@ -176,6 +176,7 @@ class GpuCollector:
         """Hook what a process has mapped, and what it may map later."""
         assert self._hooks is not None
         modules = Modules(pid)
+        self._kernels.remember(modules)
         for module in modules.mapped:
             self._hooks.attach(module, pid)
         if self.library:

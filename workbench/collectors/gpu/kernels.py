@@ -34,6 +34,12 @@ class KernelNames:
         # A handle can come back with another name: (times, names) of each.
         self._known: dict[tuple[int, int, int], tuple[list[int], list[str]]] = {}
         self._symbols: dict[tuple[int, int], str] = {}
+        self._modules: dict[int, Modules] = {}
+
+    def remember(self, modules: Modules) -> None:
+        """What a process has mapped: a short one has exited when its launches are taken out."""
+        if modules.pid is not None:
+            self._modules[modules.pid] = modules
 
     def add(self, records: Mapping[str, NDArray[Any]], layers: NDArray[np.int64]) -> None:
         """Take in records of ring `names`.
@@ -88,8 +94,11 @@ class KernelNames:
     def _symbol(self, pid: int, address: int) -> str:
         if (pid, address) not in self._symbols:
             self._symbols[pid, address] = ""
-            with contextlib.suppress(WorkbenchError):  # it exited: then only registered names are left
-                for module in Modules(pid):
+            modules = self._modules.get(pid)
+            with contextlib.suppress(WorkbenchError):  # it exited: what it had mapped at first is left
+                modules = Modules(pid)
+            with contextlib.suppress(WorkbenchError):
+                for module in modules or ():
                     if module.bias is None:
                         continue
                     at = np.array([address - module.bias], np.int64)
