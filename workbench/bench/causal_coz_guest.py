@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
-import mmap
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,9 +19,8 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from workbench.causal.coz_log import CozExperiment, coz_experiments, pooled_period
+from workbench.causal.shapes import Running, Shape
 from workbench.errors import RunFailed
 
 if TYPE_CHECKING:
@@ -32,8 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = (
     "Measurement",
-    "Program",
-    "Rounds",
     "Setup",
     "children",
     "measure",
@@ -41,7 +36,6 @@ __all__ = (
     "undisturbed",
 )
 
-_PASSED, _PASSED_AT, _KNOBS = 8, 9, 512  # of causal_shapes.c
 _SETTLE, _CHANGE = 0.4, 0.12  # s after a start, and after a change of the work
 _COZ_SHORTEST, _COZ_PAUSE = (
     0.5,
@@ -55,14 +49,13 @@ _QUIET = 4.0  # s after a boot
 class Setup:
     """What to measure.
 
-    `knobs` are the sizes of the work, `knob` which of them is that of `region`; `line` is where its code comes from.
+    `knobs` are the sizes of the work; `line` is where the code of `region` comes from.
     An experiment takes `seconds`; Coz's take half a second each, and as many are made as there is time for.
     """
 
     shape: str
     knobs: tuple[int, ...]
     region: str
-    knob: int
     line: str
     program: str
     coz: str
@@ -73,6 +66,14 @@ class Setup:
     def conditions(self) -> list[float]:
         """Nothing faster, then each speed-up."""
         return [0.0, *self.speedups]
+
+    def running(self, **more: Any) -> Running:
+        """The program, once the context is entered; `more` as `Running` has it."""
+        return Running(Shape(self.shape, self.knobs, (self.region,)), self.program, **more)
+
+    def shorter(self, by: float) -> dict[str, float]:
+        """What `Running.work` needs to shorten the region by a fraction."""
+        return {self.region: by}
 
 
 @dataclass(frozen=True)
@@ -105,67 +106,6 @@ class Measurement:
     note: str = ""
 
 
-class Rounds:
-    """The knobs of a running workload, and the rounds that it counts itself."""
-
-    def __init__(self, path: Path, knobs: tuple[int, ...]) -> None:
-        start = np.zeros(_KNOBS, np.uint64)
-        start[: len(knobs)] = knobs
-        start.tofile(path)
-        self.path, self._base = path, knobs
-        with path.open("r+b") as file:
-            self._view = np.frombuffer(mmap.mmap(file.fileno(), 8 * _KNOBS), np.uint64)
-
-    def work(self, knob: int = 0, without: float = 0.0) -> None:
-        """Give the work its sizes, one of them shorter by a fraction."""
-        for number, size in enumerate(self._base):
-            self._view[number] = round(size * (1 - without)) if number == knob else size
-
-    def read(self) -> tuple[int, int]:
-        """Rounds so far, and ns when the last ended."""
-        while True:
-            before = int(self._view[_PASSED])
-            at = int(self._view[_PASSED_AT])
-            if int(self._view[_PASSED]) == before:
-                return before, at
-
-    def period(self, begin: tuple[int, int]) -> float:
-        """Mean ns of a round since `begin`; NaN if there was none."""
-        count, at = self.read()
-        return (at - begin[1]) / (count - begin[0]) if count > begin[0] else float("nan")
-
-
-class Program:
-    """A process that runs the workload; ended with the context."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
-
-    def __enter__(self) -> Program:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    @property
-    def pid(self) -> int:
-        """The process."""
-        return self.process.pid
-
-    @property
-    def pids(self) -> list[int]:
-        """The process and what it forked."""
-        return [self.pid, *children(self.pid)]
-
-    def alive(self, limit: float, otherwise: str) -> None:
-        """Raise RunFailed if it has ended, or if it is later than `limit`."""
-        if self.process.poll() is not None:
-            raise RunFailed(f"the workload ended with status {self.process.returncode}")
-        if time.monotonic() > limit:
-            raise RunFailed(f"after {_LIMIT:g} s {otherwise}")
-
-
 def measure(
     setups: Sequence[Setup],
     repeats: int,
@@ -190,15 +130,14 @@ def _measured(setup: Setup, by: str, speedup: float, really: bool, **found: Any)
 
 def _plain(setup: Setup, random: Random, folder: Path) -> Iterator[Measurement]:
     """The kernel's own scheduler, nothing attached: what is true."""
-    rounds = Rounds(folder / "knobs", setup.knobs)
-    with Program(subprocess.Popen([setup.program, setup.shape, rounds.path])):
+    with setup.running() as running:
         time.sleep(_SETTLE)
         for speedup in random.sample(setup.conditions, len(setup.conditions)):
-            rounds.work(setup.knob, speedup)
+            running.work(setup.shorter(speedup))
             time.sleep(_CHANGE)
-            begin = rounds.read()
+            begin = running.rounds()
             time.sleep(setup.seconds)
-            real = rounds.period(begin)
+            real = running.period(begin)
             yield _measured(setup, "plain", speedup, True, period=real, real_period=real)
 
 
@@ -207,24 +146,23 @@ def _schedcoz(
 ) -> Iterator[Measurement]:
     from workbench.causal.regions import Finder, Region
 
-    rounds = Rounds(folder / "knobs", setup.knobs)
     conditions = [(speedup, False) for speedup in setup.conditions]
     conditions += [(speedup, True) for speedup in setup.speedups]
     random.shuffle(conditions)
     finder, region = Finder(), Region(setup.region)
-    with Program(subprocess.Popen([setup.program, setup.shape, rounds.path])) as program:
+    with setup.running() as running:
         time.sleep(_SETTLE)
-        with scheduler(program.pid, "progress", parameters) as coz:
+        with scheduler(running.pid, "progress", parameters) as coz:
             time.sleep(_SETTLE)
             for speedup, really in conditions:
-                rounds.work(setup.knob, speedup if really else 0.0)
-                coz.select(finder.places(program.pids, region))
+                running.work(setup.shorter(speedup if really else 0.0))
+                coz.select(finder.places(running.pids, region))
                 time.sleep(_CHANGE)
-                begin = rounds.read()
+                begin = running.rounds()
                 coz.begin(0.0 if really else speedup)
                 time.sleep(setup.seconds)
                 found = coz.end()[0]
-                real = rounds.period(begin)
+                real = running.period(begin)
                 if not found.valid:
                     raise RunFailed(f"the kernel took SchedCoz away: {coz.scheduler.exit}")
                 yield _measured(
@@ -258,44 +196,34 @@ def _coz(setup: Setup, random: Random, folder: Path) -> Iterator[Measurement]:
     """Coz runs a process of its own for each speed-up; its first experiment there is left out, as its settling."""
     wanted = max(round(setup.seconds / _COZ_SHORTEST), 1) + 1
     for speedup in random.sample(setup.conditions, len(setup.conditions)):
-        rounds = Rounds(folder / "knobs", setup.knobs)
         log, errors = folder / "profile.coz", folder / "coz.err"
         log.unlink(missing_ok=True)
-        command = [
+        before = [
             f"{setup.coz}/usr/bin/coz", "run", "-o", str(log), "--fixed-line", setup.line,
-            "--fixed-speedup", str(round(100 * speedup)), "---", setup.program, setup.shape, str(rounds.path),
+            "--fixed-speedup", str(round(100 * speedup)), "---",
         ]  # fmt: skip
         libraries = ":".join(str(path) for path in Path(setup.coz, "usr/lib").glob("*-linux-*"))
         environment = os.environ | {"LD_LIBRARY_PATH": libraries}
-        with (
-            errors.open("wb") as complaints,
-            Program(subprocess.Popen(command, env=environment, stderr=complaints)) as program,
-        ):
-            try:
-                begin = _rounds_begun(rounds, program)
+        try:
+            with (
+                errors.open("wb") as complaints,
+                setup.running(before=before, environment=environment, errors=complaints) as running,
+            ):
+                time.sleep(_CHANGE)
+                begin = running.rounds()
                 time.sleep(wanted * (_COZ_SHORTEST + _COZ_PAUSE))
-                found = _experiments(log, wanted, program)
-            except RunFailed as failure:
-                said = errors.read_text(errors="replace").strip().splitlines()[-3:]
-                raise RunFailed(f"{failure.message}: {' '.join(said)}") from failure
-            real = rounds.period(begin)
+                found = _experiments(log, wanted, running)
+                real = running.period(begin)
+        except RunFailed as failure:
+            said = errors.read_text(errors="replace").strip().splitlines()[-3:]
+            raise RunFailed(f"{failure.message}: {' '.join(said)}") from failure
         yield _measured(
             setup, "coz", speedup, False,
             period=pooled_period(found, "progress"), real_period=real, hits=sum(one.hits for one in found),
         )  # fmt: skip
 
 
-def _rounds_begun(rounds: Rounds, program: Program) -> tuple[int, int]:
-    """Wait for the first round, then a while."""
-    limit = time.monotonic() + _LIMIT
-    while not rounds.read()[0]:
-        program.alive(limit, "it made no round")
-        time.sleep(0.02)
-    time.sleep(_CHANGE)
-    return rounds.read()
-
-
-def _experiments(log: Path, wanted: int, program: Program) -> list[CozExperiment]:
+def _experiments(log: Path, wanted: int, running: Running) -> list[CozExperiment]:
     limit = time.monotonic() + _LIMIT
     while True:
         text = log.read_text(errors="replace") if log.exists() else ""
@@ -303,7 +231,10 @@ def _experiments(log: Path, wanted: int, program: Program) -> list[CozExperiment
         found = coz_experiments(whole.splitlines())
         if len(found) >= wanted:
             return found[1:]
-        program.alive(limit, f"it made {len(found)} of {wanted} experiments")
+        if (status := running.process.poll()) is not None:
+            raise RunFailed(f"the workload ended with status {status}")
+        if time.monotonic() > limit:
+            raise RunFailed(f"after {_LIMIT:g} s it made {len(found)} of {wanted} experiments")
         time.sleep(0.05)
 
 
@@ -317,7 +248,7 @@ def undisturbed() -> None:
 def _calibrated() -> tuple[Parameters, Calibration]:
     """What a stop costs on this machine, and whether it is quiet enough; on one CPU nothing is stopped from another."""
     from workbench.causal.calibration import calibrate
-    from workbench.causal.shapes import SHAPES, Running, scale
+    from workbench.causal.shapes import SHAPES, scale
 
     with (
         Running(SHAPES["barrier"].scaled(scale())) as running,

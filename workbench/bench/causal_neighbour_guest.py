@@ -6,9 +6,7 @@ Prints one JSON object per measurement.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -16,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
-from workbench.bench.causal_coz_guest import Program, Rounds, scheduler
+from workbench.bench.causal_coz_guest import scheduler
 from workbench.causal.regions import Finder, Region
+from workbench.causal.shapes import Running, Shape
 from workbench.errors import RunFailed
 
 __all__ = ("Beside", "measure")
@@ -59,16 +58,15 @@ def measure(
     knobs: Sequence[int],
     seconds: float,
     repeats: int,
-    folder: Path,
 ) -> Iterator[Beside]:
     """Every pair (neighbour, target) `repeats` times with and without experiments, in shuffled order."""
     random = Random(1)
     for repeat in range(repeats):
         for neighbour, target in random.sample(pairs, len(pairs)):
-            rounds = {name: Rounds(folder / name, tuple(knobs)) for name in ("neighbour", "target")}
+            work = tuple(knobs)
             with (
-                Program(_started(program, neighbour, rounds["neighbour"])) as beside,
-                Program(_started(program, target, rounds["target"])) as other,
+                Running(Shape(neighbour, work, ()), program) as beside,
+                Running(Shape(target, work, ()), program) as other,
             ):
                 time.sleep(_SETTLE)
                 for experiments in random.sample((False, True), 2):
@@ -79,13 +77,13 @@ def measure(
                             coz.begin(_SPEEDUP)
                         time.sleep(_SETTLE)
                         begin, used, since = (
-                            rounds["neighbour"].read(),
+                            beside.rounds(),
                             _used(beside.pid),
                             time.monotonic_ns(),
                         )
                         time.sleep(seconds)
                         share = (_used(beside.pid) - used) / (time.monotonic_ns() - since)
-                        end = rounds["neighbour"].read()
+                        end = beside.rounds()
                         payments = 0
                         if experiments:
                             payments = int(coz.loaded.globals["counters"]["payments"])
@@ -102,10 +100,6 @@ def measure(
                     )
 
 
-def _started(program: str, shape: str, rounds: Rounds) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([program, shape, str(rounds.path)])
-
-
 def _used(pid: int) -> int:
     """CPU time of a process, threads that have ended included, ns (clock_getcpuclockid(3))."""
     return time.clock_gettime_ns((~pid << 3) | _SCHEDULED)
@@ -117,16 +111,10 @@ def main(path: str) -> None:
     pairs = [(one, other) for one, other in wanted["pairs"]]
     print(json.dumps({"begin": len(pairs)}), flush=True)
     time.sleep(_QUIET)
-    with tempfile.TemporaryDirectory() as folder:
-        for one in measure(
-            wanted["program"],
-            pairs,
-            wanted["knobs"],
-            wanted["seconds"],
-            wanted["repeats"],
-            Path(folder),
-        ):
-            print(json.dumps(asdict(one)), flush=True)
+    for one in measure(
+        wanted["program"], pairs, wanted["knobs"], wanted["seconds"], wanted["repeats"]
+    ):
+        print(json.dumps(asdict(one)), flush=True)
 
 
 if __name__ == "__main__":

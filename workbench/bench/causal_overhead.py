@@ -65,7 +65,7 @@ def _shapes(mode: str, names: str) -> list[Shape]:
     known = {
         shape: tuple(size * TURNS[mode] for size in knobs[:3])
         + tuple(round(size * WAITS[mode]) for size in knobs[3:])
-        for shape, knobs, _, _ in CASES
+        for shape, knobs, _ in CASES
     }
     chosen = [] if names == "none" else [one for one in names.split(",") if one] or list(known)
     if strange := [one for one in chosen if one not in known]:

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
-from workbench.bench.causal_coz_guest import Program, Rounds, scheduler, undisturbed
+from workbench.bench.causal_coz_guest import scheduler, undisturbed
+from workbench.causal import shapes
 from workbench.collectors.target import HeldCommand
 from workbench.errors import RunFailed
 
@@ -83,7 +84,7 @@ class Cost:
     value: float
 
 
-def measure(program: str, shapes: Sequence[Shape], repeats: int, folder: Path) -> Iterator[Cost]:
+def measure(program: str, setups: Sequence[Shape], repeats: int, folder: Path) -> Iterator[Cost]:
     """Every workload `repeats` times in both ways."""
     (folder / "work.sql").write_text(
         _SQL + "".join(_QUERY.format(number % 10) for number in range(40))
@@ -91,9 +92,9 @@ def measure(program: str, shapes: Sequence[Shape], repeats: int, folder: Path) -
     random = Random(1)
     for repeat in range(repeats):
         ways = [False, True]
-        for shape in shapes:
+        for shape in setups:
             random.shuffle(ways)
-            for way, value in _shape(program, shape, ways, folder):
+            for way, value in _shape(program, shape, ways):
                 yield Cost(shape.shape, way, repeat, value)
         for name, (command, point) in PROGRAMS.items():
             random.shuffle(ways)
@@ -104,22 +105,19 @@ def measure(program: str, shapes: Sequence[Shape], repeats: int, folder: Path) -
                 yield Cost(name, way, repeat, _command(words, point if way else ""))
 
 
-def _shape(
-    program: str, shape: Shape, ways: Sequence[bool], folder: Path
-) -> Iterator[tuple[bool, float]]:
+def _shape(program: str, shape: Shape, ways: Sequence[bool]) -> Iterator[tuple[bool, float]]:
     """The time of a round of one process that goes on."""
-    rounds = Rounds(folder / "knobs", shape.knobs)
-    with Program(subprocess.Popen([program, shape.shape, rounds.path])) as process:
+    with shapes.Running(shapes.Shape(shape.shape, shape.knobs, ()), program) as running:
         time.sleep(_SETTLE)
         for way in ways:
             with ExitStack() as stack:
                 if way:
-                    coz = stack.enter_context(scheduler(process.pid, "progress"))
+                    coz = stack.enter_context(scheduler(running.pid, "progress"))
                     coz.begin(0.0)
                 time.sleep(_SETTLE)
-                begin = rounds.read()
+                begin = running.rounds()
                 time.sleep(shape.seconds)
-                value = rounds.period(begin)
+                value = running.period(begin)
                 if way and not coz.end()[0].valid:
                     raise RunFailed(f"the kernel took SchedCoz away: {coz.scheduler.exit}")
             yield way, value
@@ -147,12 +145,12 @@ def _command(command: tuple[str, ...], point: str) -> float:
 def main(path: str) -> None:
     """Measure what the file says; print each measurement when it is there."""
     wanted = json.loads(Path(path).read_text())
-    shapes = [Shape(one["shape"], tuple(one["knobs"]), one["seconds"]) for one in wanted["shapes"]]
-    print(json.dumps({"begin": len(shapes)}), flush=True)
+    setups = [Shape(one["shape"], tuple(one["knobs"]), one["seconds"]) for one in wanted["shapes"]]
+    print(json.dumps({"begin": len(setups)}), flush=True)
     undisturbed()
     time.sleep(_QUIET)
     with tempfile.TemporaryDirectory() as folder:
-        for one in measure(wanted["program"], shapes, int(wanted["repeats"]), Path(folder)):
+        for one in measure(wanted["program"], setups, int(wanted["repeats"]), Path(folder)):
             print(json.dumps(asdict(one)), flush=True)
 
 

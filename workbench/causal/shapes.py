@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -100,6 +100,12 @@ class Running:
     shape : Shape
     program : path, optional
         A build of causal_shapes.c; by default the package's own.
+    before : sequence of str
+        Words that the command begins with: a profiler that starts the program.
+    environment : mapping of str, optional
+        Of the command; by default this process's.
+    errors : binary file, optional
+        Takes what the command prints on standard error.
 
     Raises
     ------
@@ -109,6 +115,9 @@ class Running:
 
     shape: Shape
     program: str | Path = ""
+    before: Sequence[str] = ()
+    environment: Mapping[str, str] | None = None
+    errors: IO[bytes] | None = None
     process: subprocess.Popen[bytes] = field(init=False)
 
     def __enter__(self) -> Self:
@@ -118,8 +127,9 @@ class Running:
             file.truncate(8 * _NUMBERS)
             self._numbers = np.frombuffer(mmap.mmap(file.fileno(), 8 * _NUMBERS), np.uint64)
             self.work()
-            words = [str(self.program or workload("causal_shapes")), self.shape.name, file.name]
-            self.process = subprocess.Popen(words)
+            program = str(self.program or workload("causal_shapes"))
+            words = [*self.before, program, self.shape.name, file.name]
+            self.process = subprocess.Popen(words, env=self.environment, stderr=self.errors)
             try:
                 self._wait_for_rounds(words)
             except BaseException:
@@ -148,6 +158,11 @@ class Running:
             time.sleep(0.01)
 
     @property
+    def pid(self) -> int:
+        """The process."""
+        return self.process.pid
+
+    @property
     def pids(self) -> list[int]:
         """The process and what it forked."""
         own = self.process.pid
@@ -171,6 +186,11 @@ class Running:
             before, at = int(self._numbers[_PASSED]), int(self._numbers[_PASSED_AT])
             if int(self._numbers[_PASSED]) == before:
                 return before, at
+
+    def period(self, begin: tuple[int, int]) -> float:
+        """Mean ns of a round since `begin`, what `rounds` gave then; NaN if there was none."""
+        count, at = self.rounds()
+        return (at - begin[1]) / (count - begin[0]) if count > begin[0] else float("nan")
 
 
 def scale(seconds: float = 0.3) -> float:

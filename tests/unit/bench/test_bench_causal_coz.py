@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from workbench.bench import causal_coz, causal_overhead
-from workbench.bench.causal_coz_guest import Measurement, Program, Rounds
+from workbench.bench.causal_coz_guest import Measurement
 from workbench.bench.causal_overhead_guest import Cost
 from workbench.bench.result import BenchResult
 from workbench.cli import main
-from workbench.errors import BadSpec
+from workbench.errors import BadSpec, RunFailed
 from workbench.native.build import workload
 
 LINES = {"region_a": 52, "region_b": 53, "region_c": 54}
@@ -133,17 +131,26 @@ def test_an_option_that_a_benchmark_lacks(
     assert "causal-overhead has no --shapes" in capsys.readouterr().err
 
 
-def test_the_workload_counts_its_rounds_and_shortens_its_work(tmp_path: Path) -> None:
-    rounds = Rounds(tmp_path / "knobs", (20_000, 10_000, 0, 0, 0))
-    rounds.work(0, 0.75)
-    assert np.fromfile(tmp_path / "knobs", np.uint64, 2).tolist() == [5_000, 10_000]
-    with Program(
-        subprocess.Popen([workload("causal_shapes_coz"), "serial", rounds.path])
-    ) as program:
-        while (begin := rounds.read())[0] < 3:
-            os.sched_yield()
-        while rounds.read()[0] < begin[0] + 3:
-            os.sched_yield()
-        assert 0 < rounds.period(begin) < 1e9
-        assert program.pids == [program.pid]
-        assert math.isnan(rounds.period((10**9, 0)))
+def test_the_workload_counts_its_rounds_and_shortens_its_work() -> None:
+    (setup,) = causal_coz.setups("deterministic", ["serial"], LINES)
+    small = replace(setup, knobs=(20_000, 10_000, 0, 0, 0), program=str(workload("causal_shapes_coz")))
+    with small.running(before=["env", "-u", "HOME"]) as running:
+        period = []
+        for by in (0.0, 0.9):
+            running.work(small.shorter(by))
+            while (begin := running.rounds())[0] < 3:
+                os.sched_yield()
+            while running.rounds()[0] < begin[0] + 5:
+                os.sched_yield()
+            period.append(running.period(begin))
+        assert period[1] > 0 and 0 < period[0] < 1e9
+        assert running.pids == [running.pid]
+        assert math.isnan(running.period((10**9, 0)))
+        assert running.shape.work == small.knobs and running._numbers[:2].tolist() == [2_000, 10_000]
+
+
+def test_a_workload_that_does_not_start_is_said(tmp_path: Path) -> None:
+    (setup,) = causal_coz.setups("deterministic", ["serial"], LINES)
+    with (tmp_path / "errors").open("wb") as errors, pytest.raises(RunFailed, match="no rounds"):
+        replace(setup, program="none").running(before=["env"], errors=errors).__enter__()
+    assert "none" in (tmp_path / "errors").read_text()
