@@ -110,6 +110,32 @@ def test_true_zeros_are_predicted_as_such(seed: int, speedups: tuple[float, ...]
         assert abs(predicted - true) < 1.2
 
 
+def test_a_lock_may_be_taken_while_its_next_holder_is_withheld() -> None:
+    """The largest error of 2,000 graphs where nothing is gained: four threads, one lock, 1.7 points at 50 %.
+
+    A holder that owes is stopped late and gives the lock back before. Whom it wakes owes as much and is withheld, and a
+    thread whose clock is behind takes the lock: on the clocks two hold it. Holders that are stopped at once do not.
+    """
+    graph = random_graph(1852)
+    assert abs(gains(graph, (0.5,))[0][2]) < 0.3
+    at_once = replace(graph, machine=replace(graph.machine, stop_latency=0))
+    assert max(errors(graph, FINE)) < 2.5
+    assert max(errors(at_once, FINE)) < 0.8
+
+
+@pytest.mark.parametrize("seed", [607, 1979])
+def test_convoys_at_a_lock_hang_on_how_long_a_wake_up_takes(seed: int) -> None:
+    """Known limit: threads that are back at a lock before whoever they woke is there.
+
+    Really shortened, they are (90 %: in 45 and 70 us; waking takes 90 and 110). Virtually they are not: a wake-up under
+    way is not withheld, and they need ten times as long. The error is gone where waking takes little time.
+    """
+    graph = random_graph(seed)
+    assert errors(graph, FINE)[-1] > 8
+    quick = replace(graph, machine=replace(graph.machine, wake_latency=10_000))
+    assert errors(quick, FINE)[-1] < 3.5
+
+
 def queue(machine: Machine, region: int) -> Graph:
     """A producer, and a consumer that takes longer, with a queue of four between them: it is full."""
     workload = Workload()
