@@ -35,6 +35,12 @@ def test_the_kernel_has_sched_ext_and_gives_its_types(vm: Vm, tmp_path: Path) ->
     assert there.read_bytes() == vm.machine.kernel.btf()
 
 
+def test_nothing_takes_the_only_cpu_every_ten_seconds(vm: Vm) -> None:
+    """khugepaged did, for 40 to 70 ms: tasks of sched_ext come after the kernel's own threads."""
+    knob = "/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs"
+    assert int(vm.run(["cat", knob], limit=LONG).text) > 1000 * LONG
+
+
 def test_files_go_in_and_come_out(vm: Vm, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     data = os.urandom(400_000)
