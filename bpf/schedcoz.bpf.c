@@ -50,7 +50,7 @@ OPERATION(enqueue, struct task_struct *p, u64 enq_flags)
 	if (woken && p->scx.dsq_vtime + slice_ns < vtime_now)
 		p->scx.dsq_vtime = vtime_now - slice_ns;
 	slice = state->slice_left ?: slice_ns;
-	if (owes(p, state)) {
+	if (owes_first(p, state, has_free_cpu(p, now))) {
 		schedcoz_park(&state->clock, now, cpu != 0);
 		COUNT(payments);
 		if (cpu && state->slice_left && !(experiment.without & SCHEDCOZ_WITHOUT_HOLDING)) {
@@ -65,7 +65,8 @@ OPERATION(enqueue, struct task_struct *p, u64 enq_flags)
 		return 0;
 	}
 	scx_bpf_dsq_insert_vtime(p, READY, slice, p->scx.dsq_vtime, enq_flags);
-	state->met_idle = find_cpu(p, now, woken);
+	/* Whose slice has ended finds the CPU that it leaves free. */
+	state->met_idle = find_cpu(p, now, woken) && woken;
 	return 0;
 }
 
@@ -97,8 +98,10 @@ OPERATION(dispatch, s32 number, struct task_struct *prev)
 	}
 	if ((due || cpu->held) && scx_bpf_dsq_nr_queued(READY) > 0) {
 		COUNT(refused);
-		if (due)
+		if (due) {
+			schedcoz_refused(&cpu->clock, now);
 			arm(due);
+		}
 	}
 	return 0;
 }
@@ -165,8 +168,9 @@ OPERATION(running, struct task_struct *p)
 	cpu->ran_at = now;
 	if (vtime_now < p->scx.dsq_vtime)
 		vtime_now = p->scx.dsq_vtime;
-	if (owes(p, state))
+	if (owes_first(p, state, true))
 		scx_bpf_kick_cpu(number, SCX_KICK_PREEMPT);
+	state->clock.flags &= ~SCHEDCOZ_HANDED;
 	return 0;
 }
 

@@ -42,6 +42,9 @@ static __always_inline u64 release_payers(void)
 			state->met_idle = another_is_free(MAX_CPUS, now);
 			scx_bpf_dsq_move_set_vtime(&it, p->scx.dsq_vtime);
 			scx_bpf_dsq_move_vtime(&it, p, READY, 0);
+			/* The CPU that looks may be kept for another, or take only the first. */
+			if (state->met_idle)
+				kick_free(now);
 		}
 	}
 	bpf_iter_scx_dsq_destroy(&it);
@@ -72,6 +75,17 @@ static int on_timer(void *map, u32 *key, struct pay_timer *timer)
 	return 0;
 }
 
+/* R3: whether a task that becomes ready has a CPU that nobody uses, on the clocks either. */
+static __always_inline bool has_free_cpu(struct task_struct *p, u64 now)
+{
+	u32 i;
+
+	bpf_for(i, 0, cpu_count)
+		if (bpf_cpumask_test_cpu(i, p->cpus_ptr) && is_free(cpu_of(i), now))
+			return true;
+	return false;
+}
+
 /* Wake a CPU for a task that waits in READY; or stop one whose task is far ahead in service. Whether a CPU was idle. */
 static __always_inline bool find_cpu(struct task_struct *p, u64 now, bool woken)
 {
@@ -98,6 +112,7 @@ static __always_inline bool find_cpu(struct task_struct *p, u64 now, bool woken)
 			continue;
 		due = cpu_due(cpu, now);
 		if (due) {
+			schedcoz_refused(&cpu->clock, now);
 			if (!due_soonest || due < due_soonest)
 				due_soonest = due;
 			continue;

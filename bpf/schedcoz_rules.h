@@ -14,6 +14,8 @@
  *   R1  a sample of the task in the region: local += speedup x the time the sample stands for
  *   R2  the payment of a task that was stopped counts until it runs again, and with the cost of having been stopped
  *   R3  woken by a task in scope: the clock is the later one of its own at falling asleep and the waker's
+ *       If a CPU is free it starts, whatever it took over: its waker has let go of something (a lock, say) that a task
+ *       whose clock is behind would find free while this one is withheld. It is withheld once it runs, as any other
  *   R4  woken by a timer, an interrupt or a task out of scope: the clock ran on while it slept
  *   R5  a CPU is in use, on the clocks, until the clock of the task that left it last: a task starts on it no earlier
  *   R6  a child starts with its parent's clock
@@ -66,6 +68,7 @@ typedef unsigned int schedcoz_u32;
 #define SCHEDCOZ_RELEASED 8U	/* has paid and has not run since */
 #define SCHEDCOZ_WAKER 16U	/* waker_local is the clock of the scoped task that woke it */
 #define SCHEDCOZ_STOPPED 32U	/* it was running when it was withheld */
+#define SCHEDCOZ_HANDED 64U	/* R3: woken by a task in scope, and has not run since */
 
 /* Rules that can be switched off, to show what each is for: bits of `without`. */
 #define SCHEDCOZ_WITHOUT_WEIGHT 1U	/* R1: a sample counts one period, whatever was lost */
@@ -74,6 +77,7 @@ typedef unsigned int schedcoz_u32;
 #define SCHEDCOZ_WITHOUT_HAND_OFF 8U	/* R5 */
 #define SCHEDCOZ_WITHOUT_HOLDING 16U	/* R8 */
 #define SCHEDCOZ_WITHOUT_SERVICE 32U	/* R9 */
+#define SCHEDCOZ_WITHOUT_START 64U	/* R3: a task that takes over a debt is withheld before it starts */
 
 struct schedcoz_experiment {
 	schedcoz_u64 base;     /* `global` when the experiment began: where every clock of it starts */
@@ -102,6 +106,7 @@ struct schedcoz_cpu {
 	schedcoz_u64 stopped_at; /* when it left */
 	schedcoz_u64 switched_in;
 	schedcoz_u64 last_sample;
+	schedcoz_u64 refused_at; /* R8: since when a task that is ready waits for it; 0: none does */
 	schedcoz_u32 running;	 /* a scoped task runs here */
 	schedcoz_u32 last_scoped; /* the task that left last was in scope */
 	schedcoz_u32 experiment; /* the one that last_local belongs to */
@@ -163,12 +168,19 @@ SCHEDCOZ_INLINE int schedcoz_owes(struct schedcoz_task *task, const struct sched
 	return schedcoz_debt(task->local, global) > e->min_debt;
 }
 
+/* Whether a task that is ready, or about to run, has to be withheld first; `free`: there is a CPU for it (R3). */
+SCHEDCOZ_INLINE int schedcoz_owes_first(struct schedcoz_task *task, const struct schedcoz_experiment *e,
+					schedcoz_u64 global, int free)
+{
+	return !(free && (task->flags & SCHEDCOZ_HANDED)) && schedcoz_owes(task, e, global);
+}
+
 /* R2: the task is withheld from now on; `stopped` when it was running, and not about to wake up: then from the moment at
  * which it left its CPU.
  */
 SCHEDCOZ_INLINE void schedcoz_park(struct schedcoz_task *task, schedcoz_u64 now, int stopped)
 {
-	task->flags = (task->flags | SCHEDCOZ_PAYING) & ~(SCHEDCOZ_RELEASED | SCHEDCOZ_STOPPED);
+	task->flags = (task->flags | SCHEDCOZ_PAYING) & ~(SCHEDCOZ_RELEASED | SCHEDCOZ_STOPPED | SCHEDCOZ_HANDED);
 	if (stopped)
 		task->flags |= SCHEDCOZ_STOPPED;
 	task->pay_start = stopped ? task->ready_at : now;
@@ -202,6 +214,13 @@ SCHEDCOZ_INLINE schedcoz_u64 schedcoz_cpu_debt(const struct schedcoz_cpu *cpu, c
 	return schedcoz_debt(cpu->last_local + (now - cpu->stopped_at), global);
 }
 
+/* R8: a task that is ready was not given the CPU. */
+SCHEDCOZ_INLINE void schedcoz_refused(struct schedcoz_cpu *cpu, schedcoz_u64 now)
+{
+	if (!cpu->refused_at)
+		cpu->refused_at = now;
+}
+
 /* The task falls asleep. */
 SCHEDCOZ_INLINE void schedcoz_sleep(struct schedcoz_task *task, schedcoz_u64 now)
 {
@@ -222,6 +241,8 @@ SCHEDCOZ_INLINE void schedcoz_waking(struct schedcoz_task *task, struct schedcoz
 /* R3 and R4: the task becomes ready after a sleep, or for the first time. */
 SCHEDCOZ_INLINE void schedcoz_ready(struct schedcoz_task *task, const struct schedcoz_experiment *e, schedcoz_u64 now)
 {
+	schedcoz_u32 handed = 0;
+
 	schedcoz_enter(task, e);
 	if ((task->flags & SCHEDCOZ_BLOCKED) && (task->flags & SCHEDCOZ_WAKER)) {
 		schedcoz_u64 asleep = task->local + (now - task->sleep_at);
@@ -229,8 +250,10 @@ SCHEDCOZ_INLINE void schedcoz_ready(struct schedcoz_task *task, const struct sch
 
 		if (!(e->without & SCHEDCOZ_WITHOUT_INHERITANCE) || merged > task->local)
 			task->local = merged;
+		if (!(e->without & SCHEDCOZ_WITHOUT_START))
+			handed = SCHEDCOZ_HANDED;
 	}
-	task->flags &= ~(SCHEDCOZ_BLOCKED | SCHEDCOZ_WAKER | SCHEDCOZ_RELEASED);
+	task->flags = (task->flags & ~(SCHEDCOZ_BLOCKED | SCHEDCOZ_WAKER | SCHEDCOZ_RELEASED | SCHEDCOZ_HANDED)) | handed;
 	task->ready_at = now;
 }
 
@@ -238,8 +261,8 @@ SCHEDCOZ_INLINE void schedcoz_ready(struct schedcoz_task *task, const struct sch
  *
  * A task that was ready before the CPU became free waited for it: its clock stood still meanwhile, and the time from
  * then on is the cost of the switch, which the faster program has too. One that became ready later met a free CPU and
- * waited for its own wake-up. One that was ready before and found the CPU withheld begins when, on the clocks, the CPU
- * became free. What a payer that was stopped waits after its release it would not have waited at all (R2);
+ * waited for its own wake-up. One that found the CPU withheld, whether it was ready before or came later, begins when, on
+ * the clocks, the CPU became free. What a payer that was stopped waits after its release it would not have waited at all (R2);
  * one that was withheld when it woke up would have had its wake-up in any case.
  */
 SCHEDCOZ_INLINE int schedcoz_running(struct schedcoz_task *task, struct schedcoz_cpu *cpu,
@@ -262,6 +285,11 @@ SCHEDCOZ_INLINE int schedcoz_running(struct schedcoz_task *task, struct schedcoz
 			}
 		} else {
 			left += now - cpu->stopped_at;
+			if (cpu->refused_at) {
+				ready = ready > cpu->refused_at ? ready : cpu->refused_at;
+				merged += now - ready;
+				ready = now;
+			}
 		}
 		handed = left < merged;
 		task->local = handed ? left : merged;
@@ -272,6 +300,7 @@ SCHEDCOZ_INLINE int schedcoz_running(struct schedcoz_task *task, struct schedcoz
 	task->flags &= ~(SCHEDCOZ_RELEASED | SCHEDCOZ_STOPPED);
 	cpu->local = task->local;
 	cpu->switched_in = now;
+	cpu->refused_at = 0;
 	cpu->running = 1;
 	return handed;
 }
@@ -286,6 +315,7 @@ SCHEDCOZ_INLINE void schedcoz_stopping(struct schedcoz_task *task, struct schedc
 			schedcoz_debt(task->local, global) > e->min_debt;
 	cpu->last_local = task->local;
 	cpu->stopped_at = now;
+	cpu->refused_at = 0;
 	cpu->experiment = e->number;
 	cpu->last_scoped = 1;
 	cpu->running = 0;

@@ -123,6 +123,12 @@ static __always_inline bool owes(struct task_struct *p, struct task_state *state
 	return may_wait(p) && schedcoz_owes(&state->clock, &experiment, global_clock);
 }
 
+/* The same for one that is ready, or about to run (R3). */
+static __always_inline bool owes_first(struct task_struct *p, struct task_state *state, bool free)
+{
+	return may_wait(p) && schedcoz_owes_first(&state->clock, &experiment, global_clock, free);
+}
+
 static __always_inline u64 cpu_due(const struct cpu_state *cpu, u64 now)
 {
 	u64 debt = schedcoz_cpu_debt(&cpu->clock, &experiment, global_clock, now);
@@ -171,15 +177,29 @@ static __always_inline bool another_is_idle(u32 here)
 	return false;
 }
 
+static __always_inline bool is_free(const struct cpu_state *cpu, u64 now)
+{
+	return !cpu->clock.running && !cpu->held && !cpu_due(cpu, now);
+}
+
 /* Whether one would take a task at once. */
 static __always_inline bool another_is_free(u32 here, u64 now)
 {
 	u32 i;
 
 	bpf_for(i, 0, cpu_count)
-		if (i != here && !cpu_of(i)->clock.running && !cpu_of(i)->held && !cpu_due(cpu_of(i), now))
+		if (i != here && is_free(cpu_of(i), now))
 			return true;
 	return false;
+}
+
+static __always_inline void kick_free(u64 now)
+{
+	u32 i;
+
+	bpf_for(i, 0, cpu_count)
+		if (is_free(cpu_of(i), now))
+			scx_bpf_kick_cpu(i, SCX_KICK_IDLE);
 }
 
 /* Look again after `delay`. The timer's interrupt would cost the task that it meets, and nothing credits that: where

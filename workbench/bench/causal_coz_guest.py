@@ -157,9 +157,11 @@ def _schedcoz(
             for speedup, really in conditions:
                 running.work(setup.shorter(speedup if really else 0.0))
                 coz.select(finder.places(running.pids, region))
-                time.sleep(_CHANGE)
-                begin = running.rounds()
                 coz.begin(0.0 if really else speedup)
+                # A faster consumer empties its queue first, virtually as well as really.
+                time.sleep(_CHANGE)
+                coz.count_anew()
+                begin = running.rounds()
                 time.sleep(setup.seconds)
                 found = coz.end()[0]
                 real = running.period(begin)

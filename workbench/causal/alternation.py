@@ -82,8 +82,8 @@ def alternate(
     rounds : int
     random : Random
     seconds, pause : float
-        Of what is measured, and for a change to reach the program. In between, an experiment runs for the shape's
-        `settle`, while queues fill or drain as the faster region makes them.
+        Of what is measured, at least the shape's own `seconds`, and for a change to reach the program. In between, an
+        experiment runs for the shape's `settle`, while queues fill or drain as the faster region makes them.
 
     Raises
     ------
@@ -91,6 +91,7 @@ def alternate(
         The kernel took the scheduler away, or hardly anything could be measured.
     """
     finder, found = Finder(), list[Observation]()
+    seconds = max(seconds, running.shape.seconds)
     everywhere = {
         region: finder.places(running.pids, Region(region))
         for region in {one.region for one in conditions if one.region}

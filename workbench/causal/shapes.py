@@ -35,7 +35,8 @@ class Shape:
 
     `work` has the first knobs of causal_shapes.c: turns of region_a, region_b and region_c, ns of a long and of a short
     wait; `regions` whose gain is not zero, `null` those that nobody waits for; `processes` how many it is made of;
-    `settle` seconds that its buffers may take to fill or to drain when a region becomes faster.
+    `settle` seconds that its buffers may take to fill or to drain when a region becomes faster; `seconds` that an
+    experiment with it lasts at least: where threads pass in bunches, one pass more or less is much of a short one.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Shape:
     null: tuple[str, ...] = ()
     processes: int = 1
     settle: float = 0.06
+    seconds: float = 0.0
 
     def scaled(self, factor: float) -> Shape:
         """The same with `factor` times the work; waits stay as they are."""
@@ -66,8 +68,8 @@ SHAPES: dict[str, Shape] = {
         Shape("join", (200_000, 120_000, 0, 0, 0), ("region_a",)),
         Shape("timer", (200_000, 0, 0, 6_000_000, 0), ("region_a",)),
         Shape("barrier", (200_000, 120_000, 5_000, 0, 0), ("region_a",), ("region_b",)),
-        Shape("lock", (200_000, 0, 300_000, 0, 0), ("region_a",)),
-        Shape("queue", (90_000, 200_000, 0, 0, 0), ("region_b",), ("region_a",), settle=0.12),
+        Shape("lock", (200_000, 0, 300_000, 0, 0), ("region_a",), seconds=0.48),
+        Shape("queue", (90_000, 200_000, 0, 0, 0), ("region_b",), ("region_a",), settle=0.12, seconds=0.32),
         Shape("pipe", (100_000, 100_000, 0, 0, 0), ("region_a",), processes=2),
         Shape("hidden", (60_000, 100_000, 0, 5_000_000, 1_000_000), (), ("region_a",)),
         Shape("apart", (200_000, 200_000, 0, 0, 0), ("region_a",), ("region_b",)),

@@ -192,10 +192,13 @@ static void dispatch(struct wb_sim *sim, int32_t number)
 {
 	if (sim->cpus[number].task != NONE || sim->cpus[number].held != NONE)
 		return;
-	if (cpu_due(sim, &sim->cpus[number]))
+	if (cpu_due(sim, &sim->cpus[number])) {
+		if (pick(sim) != NONE)
+			schedcoz_refused(&sim->cpus[number].clock, sim->out.now);
 		arm(sim);
-	else
+	} else {
 		start(sim, number, sim->config.switch_cost);
+	}
 }
 
 /* The moment on the virtual clock at which the CPU became free. */
@@ -204,12 +207,21 @@ static int64_t free_at(const struct cpu *cpu)
 	return (int64_t)(cpu->clock.stopped_at - cpu->clock.last_local);
 }
 
+/* R3: whether there is a CPU that nobody uses, on the clocks either. */
+static int has_free_cpu(const struct wb_sim *sim)
+{
+	for (uint32_t i = 0; i < sim->config.cpus; i++)
+		if (sim->cpus[i].task == NONE && sim->cpus[i].held == NONE && !cpu_due(sim, &sim->cpus[i]))
+			return 1;
+	return 0;
+}
+
 static void enqueue(struct wb_sim *sim, int32_t id)
 {
 	struct task *task = &sim->tasks[id];
 	int32_t victim = NONE, best = NONE, due = 0;
 
-	if (!task->unscoped && schedcoz_owes(&task->clock, &sim->experiment, sim->out.global)) {
+	if (!task->unscoped && schedcoz_owes_first(&task->clock, &sim->experiment, sim->out.global, has_free_cpu(sim))) {
 		schedcoz_park(&task->clock, sim->out.now, task->stopped);
 		task->stopped = 0;
 		task->state = PAYING;
@@ -223,10 +235,12 @@ static void enqueue(struct wb_sim *sim, int32_t id)
 	for (uint32_t i = 0; i < sim->config.cpus; i++) {
 		if (sim->cpus[i].task != NONE || sim->cpus[i].held != NONE)
 			continue;
-		if (cpu_due(sim, &sim->cpus[i]))
+		if (cpu_due(sim, &sim->cpus[i])) {
+			schedcoz_refused(&sim->cpus[i].clock, sim->out.now);
 			due = 1;
-		else if (best == NONE || free_at(&sim->cpus[i]) < free_at(&sim->cpus[best]))
+		} else if (best == NONE || free_at(&sim->cpus[i]) < free_at(&sim->cpus[best])) {
 			best = (int32_t)i;
+		}
 	}
 	if (best != NONE) {
 		start_idle(sim, best);
@@ -272,6 +286,7 @@ static void on_start(struct wb_sim *sim, int32_t number)
 	cpu->work_since = sim->out.now + lost;
 	cpu->slice_end = cpu->work_since + task->slice_left;
 	cpu->stop_pending = 0;
+	task->clock.flags &= ~SCHEDCOZ_HANDED;
 	if (!task->unscoped && schedcoz_owes(&task->clock, &sim->experiment, sim->out.global)) {
 		cpu->stop_pending = 1;
 		sim_post(sim, sim->out.now + sim_latency(sim, sim->config.stop_latency), EV_STOP, number, cpu->generation);
